@@ -1,0 +1,79 @@
+"""A window over one series of numbers: the newest points at full resolution, in arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rankscope.agent.model import FloatArray, IntArray
+
+WINDOW = 2048
+
+
+class Series:
+    """The newest points of one series, in the order of their arrival; `count` counts all that ever came.
+
+    `step`, `time` (Unix seconds) and `value` are views of equal length, oldest first, valid until the next `extend`.
+    """
+
+    __slots__ = ("_end", "_start", "_step", "_time", "_value", "count", "name", "window")
+
+    def __init__(self, name: str, window: int = WINDOW) -> None:
+        self.name = name
+        self.window = window
+        self.count = 0
+        self._start = self._end = 0
+        self._step: IntArray = np.empty(64, np.int64)
+        self._time: FloatArray = np.empty(64, np.float64)
+        self._value: FloatArray = np.empty(64, np.float64)
+
+    def extend(self, step: IntArray, time: FloatArray, value: FloatArray) -> None:
+        """Append points (three arrays of one length); the oldest make room."""
+        n = len(value)
+        self.count += n
+        if n > self.window:
+            step, time, value, n = step[-self.window :], time[-self.window :], value[-self.window :], self.window
+        if self._end + n > len(self._value):
+            self._make_room(n)
+        end = self._end + n
+        self._step[self._end : end] = step
+        self._time[self._end : end] = time
+        self._value[self._end : end] = value
+        self._end = end
+        self._start = max(self._start, end - self.window)
+
+    def _make_room(self, n: int) -> None:
+        """Move the window to the front of its arrays, of a size that makes moves rare."""
+        start = max(self._start, self._end + n - self.window)
+        kept = self._end - start
+        size = len(self._value)
+        while size < min(2 * self.window, 2 * (kept + n)):
+            size *= 2
+        size = max(size, kept + n)
+        for name in ("_step", "_time", "_value"):
+            old = getattr(self, name)
+            new = np.empty(size, old.dtype) if size != len(old) else old
+            new[:kept] = old[start : self._end].copy()
+            setattr(self, name, new)
+        self._start, self._end = 0, kept
+
+    @property
+    def step(self) -> IntArray:
+        return self._step[self._start : self._end]
+
+    @property
+    def time(self) -> FloatArray:
+        return self._time[self._start : self._end]
+
+    @property
+    def value(self) -> FloatArray:
+        return self._value[self._start : self._end]
+
+    @property
+    def last(self) -> float:
+        """The newest value. Raises IndexError while there is none."""
+        if self._end == self._start:
+            raise IndexError(f"{self.name} has no value yet")
+        return float(self._value[self._end - 1])
+
+    def __len__(self) -> int:
+        return self._end - self._start

@@ -1,0 +1,253 @@
+"""What the agent knows now: a node with its devices, the runs on it, and their ranks."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from rankscope.agent.model import (
+    Batch,
+    Block,
+    End,
+    Expect,
+    Goodbye,
+    Heartbeat,
+    Histogram,
+    RankInfo,
+    RankKey,
+    Sample,
+)
+from rankscope.agent.runs.roles import Roles
+from rankscope.agent.runs.series import Series
+
+RankState: TypeAlias = Literal["running", "silent", "finished", "failed"]
+
+STEP_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds that keep one hostile or mistaken rank from eating the agent."""
+
+    series_per_rank: int = 2000
+    silent_after: float = 30.0  # seconds without a word before a rank counts as silent
+
+
+@dataclass(slots=True)
+class Rank:
+    """One rank of a run on this node. Times are Unix seconds, durations seconds."""
+
+    info: RankInfo
+    roles: Roles
+    limits: Limits
+    series: dict[str, Series] = field(default_factory=dict[str, Series])
+    phases: dict[str, Series] = field(default_factory=dict[str, Series])  # seconds of each step by phase
+    phase_seconds: dict[str, float] = field(default_factory=dict[str, float])  # totals
+    step_seconds: Series = field(default_factory=lambda: Series("step_seconds"))
+    step_counts: list[int] = field(default_factory=lambda: [0] * (len(STEP_BOUNDS) + 1))
+    step_sum: float = 0.0
+    step: int | None = None  # newest finished step
+    steps: int = 0  # finished since the agent first saw the rank
+    points: int = 0
+    last_step_time: float = 0.0
+    last_seen: float = 0.0
+    restarts: list[tuple[int, int, float]] = field(default_factory=list[tuple[int, int, float]])  # attempt, step, time
+    nonfinite: dict[str, int] = field(default_factory=lambda: {"loss": 0, "grad_norm": 0})  # by role
+    refused: dict[str, int] = field(default_factory=dict[str, int])  # points dropped here, by reason
+    lag: float = 0.0  # seconds from log() to here, of the newest batch
+    connected: bool = False
+    expect_until: float = 0.0
+    heartbeat: Heartbeat | None = None
+    goodbye: Goodbye | None = None
+    _by_role: dict[str, Series] = field(default_factory=dict[str, Series])
+
+    def role(self, role: str) -> Series | None:
+        """Return the series that plays a role, or None while the rank has logged none."""
+        return self._by_role.get(role)
+
+    def state(self, now: float) -> RankState:
+        if self.goodbye is not None:
+            return "finished" if self.goodbye.end is End.FINISHED and self.goodbye.exit_code == 0 else "failed"
+        return "silent" if now - self.last_seen > self.limits.silent_after else "running"
+
+    def attach(self, info: RankInfo, now: float) -> None:
+        """A stream of this rank begins, perhaps of its next attempt."""
+        if info.attempt != self.info.attempt or info.session != self.info.session:
+            self.restarts.append((info.attempt, self.step or 0, now))
+            self.goodbye = None
+        self.info = info
+        self.connected = True
+        self.last_seen = now
+
+    def beat(self, heartbeat: Heartbeat, now: float) -> None:
+        self.heartbeat = heartbeat
+        self.last_seen = now
+
+    def apply(self, batch: Batch, now: float) -> None:
+        """Take a batch into the windows."""
+        self.last_seen = now
+        for block in batch.blocks:
+            self._apply_block(block, now)
+        for event in batch.events:
+            if isinstance(event, Expect):
+                self.expect_until = max(self.expect_until, event.time + event.seconds)
+            elif isinstance(event, Goodbye):
+                self.goodbye = event
+
+    def _apply_block(self, block: Block, now: float) -> None:
+        rows = len(block.step)
+        if not rows:
+            return
+        self.points += rows * len(block.columns)
+        self.lag = max(0.0, now - float(block.time[-1]))
+        for i, column in enumerate(block.columns):
+            values = block.value[:, i]
+            target = self.phases if column.kind == "phase" else self.series
+            series = target.get(column.name)
+            if series is None:
+                if len(self.series) + len(self.phases) >= self.limits.series_per_rank:
+                    self.refused["series_limit"] = self.refused.get("series_limit", 0) + rows
+                    continue
+                series = target[column.name] = Series(column.name)
+                if column.kind == "scalar" and (role := self.roles.of(column.name)):
+                    self._by_role.setdefault(role, series)
+            series.extend(block.step, block.time, values)
+            if column.kind == "phase":
+                self.phase_seconds[column.name] = self.phase_seconds.get(column.name, 0.0) + float(np.nansum(values))
+            elif (role := self.roles.of(column.name)) in self.nonfinite:
+                self.nonfinite[role] += int(np.count_nonzero(~np.isfinite(values)))
+        if not block.late:
+            self._advance(block)
+
+    def _advance(self, block: Block) -> None:
+        """Count finished steps and their durations: the time between the last rows of two steps."""
+        ends = np.append(np.flatnonzero(np.diff(block.step)), len(block.step) - 1)
+        for end in ends:
+            step, time = int(block.step[end]), float(block.time[end])
+            if step == self.step:
+                self.last_step_time = max(self.last_step_time, time)
+                continue
+            if self.step is not None and step > self.step and time > self.last_step_time:
+                seconds = (time - self.last_step_time) / (step - self.step)
+                self.step_counts[bisect.bisect_left(STEP_BOUNDS, seconds)] += 1
+                self.step_sum += seconds
+                self.step_seconds.extend(np.array([step]), np.array([time]), np.array([seconds]))
+            self.steps += 1 if self.step is None else max(0, step - self.step)
+            self.step, self.last_step_time = step, time
+
+    def step_histogram(self) -> Histogram:
+        return Histogram(STEP_BOUNDS, tuple(self.step_counts), self.step_sum)
+
+
+@dataclass(slots=True)
+class Run:
+    """A run as this node sees it: the ranks that are here."""
+
+    project: str
+    name: str  # in labels and folders
+    run_id: str
+    started: float  # Unix seconds of the first hello
+    ranks: dict[int, Rank] = field(default_factory=dict[int, Rank])
+
+    @property
+    def info(self) -> RankInfo:
+        """What the lowest rank here said of the run."""
+        return self.ranks[min(self.ranks)].info
+
+    @property
+    def last_event(self) -> float:
+        return max((rank.last_seen for rank in self.ranks.values()), default=self.started)
+
+    def live(self, now: float) -> list[Rank]:
+        return [rank for rank in self.ranks.values() if rank.state(now) == "running"]
+
+
+@dataclass(slots=True)
+class Node:
+    """This machine: what the samplers read last, what they read before, and the runs."""
+
+    hostname: str
+    limits: Limits = field(default_factory=Limits)
+    roles: Roles = field(default_factory=Roles)
+    runs: dict[tuple[str, str], Run] = field(default_factory=dict[tuple[str, str], Run])  # by project and name
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict[str, tuple[Sample, ...]])  # by sampler
+    sampled: dict[str, float] = field(default_factory=dict[str, float])  # time of the last success, by sampler
+    failing: dict[str, str] = field(default_factory=dict[str, str])  # why the newest collection failed, by sampler
+    _windows: dict[tuple[str, tuple[str, ...]], Series] = field(
+        default_factory=dict[tuple[str, tuple[str, ...]], Series]
+    )
+
+    def observe(self, sampler: str, samples: Iterable[Sample], now: float) -> None:
+        """Take one collection of a sampler: it replaces the sampler's last one and lengthens the windows."""
+        taken = tuple(samples)
+        gone = {(s.metric.name, s.labels) for s in self.samples.get(sampler, ())}
+        self.samples[sampler] = taken
+        self.sampled[sampler] = now
+        self.failing.pop(sampler, None)
+        stamp = np.array([now])
+        for sample in taken:
+            if isinstance(sample.value, Histogram) or sample.metric.kind == "info":
+                continue
+            key = (sample.metric.name, sample.labels)
+            gone.discard(key)
+            window = self._windows.get(key)
+            if window is None:
+                window = self._windows[key] = Series(sample.metric.name, window=1024)
+            window.extend(np.zeros(1, np.int64), stamp, np.array([sample.value]))
+        for key in gone:
+            self._windows.pop(key, None)
+
+    def fail(self, sampler: str, reason: str) -> None:
+        """A collection failed: what the sampler gave before is stale and goes."""
+        self.samples.pop(sampler, None)
+        self.failing[sampler] = reason
+
+    def window(self, metric: str, *labels: str) -> Series | None:
+        """Return what was sampled of one metric with these label values, newest last (`step` is 0 throughout)."""
+        return self._windows.get((metric, labels))
+
+    def windows(self, metric: str) -> Iterator[tuple[tuple[str, ...], Series]]:
+        """Yield label values and window of each series of a sampled metric."""
+        for (name, labels), series in self._windows.items():
+            if name == metric:
+                yield labels, series
+
+    def latest(self, metric: str) -> Mapping[tuple[str, ...], float]:
+        """Return the newest values of a sampled metric by label values."""
+        return {labels: series.last for labels, series in self.windows(metric)}
+
+    def rank(self, key: RankKey) -> Rank | None:
+        run = self.runs.get((key.project, key.run))
+        return run.ranks.get(key.rank) if run else None
+
+    def attach(self, info: RankInfo, now: float) -> Rank:
+        """A stream of a rank begins; return the rank."""
+        key = info.key
+        run = self.runs.get((key.project, key.run))
+        if run is None:
+            run = self.runs[key.project, key.run] = Run(key.project, key.run, info.run_id, info.started or now)
+        rank = run.ranks.get(key.rank)
+        if rank is None:
+            rank = run.ranks[key.rank] = Rank(info, self.roles, self.limits)
+        rank.attach(info, now)
+        return rank
+
+    def ranks(self) -> Iterator[tuple[Run, Rank]]:
+        for run in self.runs.values():
+            for rank in run.ranks.values():
+                yield run, rank
+
+    def sweep(self, now: float, grace: float) -> list[Run]:
+        """Forget the runs of which nothing was heard for `grace` seconds; return them."""
+        gone = [run for run in self.runs.values() if now - run.last_event > grace and not any_connected(run)]
+        for run in gone:
+            del self.runs[run.project, run.name]
+        return gone
+
+
+def any_connected(run: Run) -> bool:
+    return any(rank.connected for rank in run.ranks.values())
