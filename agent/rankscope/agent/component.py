@@ -78,11 +78,19 @@ class Session(Protocol):
         """The last sequence number that is on disk."""
         ...
 
-    def take(self, batch: Batch) -> None:
-        """Take a batch. Raises ValueError when it neither follows on the last one nor repeats it."""
+    async def take(self, batch: Batch) -> None:
+        """Take a batch, waiting while there is no room for more.
+
+        Raises ValueError when it overlaps with what was taken already, and ConnectionAbortedError when another stream
+        has taken the session over.
+        """
         ...
 
     def beat(self, heartbeat: Heartbeat) -> None: ...
+
+    def refuse(self, reason: str, points: int) -> None:
+        """Count points that the receiver could not make sense of."""
+        ...
 
     async def saved(self) -> int:
         """Wait until more is safe than was last returned here; return the new last safe sequence number."""
@@ -96,7 +104,9 @@ class Session(Protocol):
 class Intake(Protocol):
     """Where receivers put what they receive."""
 
-    def open(self, hello: RankInfo) -> Session: ...
+    async def open(self, hello: RankInfo) -> Session:
+        """Begin a session or go on with it. Raises OSError when its record cannot be written now."""
+        ...
 
 
 class Receiver(Protocol):

@@ -1,0 +1,230 @@
+"""From receivers into run state and record: each record of a session once, acknowledged when it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from rankscope.agent.component import Exporter
+from rankscope.agent.model import Batch, Goodbye, Heartbeat, RankInfo, RankKey
+from rankscope.agent.runs.state import Node, Rank
+
+log = logging.getLogger("rankscope.ingest")
+
+COMMIT_EVERY = 0.5  # seconds: what an acknowledgement waits for at most
+ROOM = 20_000  # records taken and not yet on disk, over all ranks; beyond it the streams wait
+
+
+class _Writer:
+    """The one thread that calls the record: what was taken becomes safe, in order."""
+
+    def __init__(self, record: Exporter, failed: Callable[[str], None]) -> None:
+        self._record = record
+        self._failed = failed
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._dirty: dict[IntakeSession, int] = {}
+        self._urgent = False
+        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+        self._thread.start()
+
+    def write(self, session: IntakeSession, batch: Batch) -> None:
+        self._jobs.put(partial(self._write, session, batch))
+
+    async def begin(self, rank: RankInfo) -> int:
+        """Return the last safe sequence number of a session. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+
+        def job() -> None:
+            try:
+                self._commit()  # what an earlier stream of this session sent counts as safe or not at all
+                safe = self._record.begin(rank)
+            except OSError as error:
+                loop.call_soon_threadsafe(_fail, done, error)
+            else:
+                loop.call_soon_threadsafe(_resolve, done, safe)
+
+        self._jobs.put(job)
+        return await done
+
+    async def close(self, deadline: float) -> None:
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join, deadline)
+
+    def _write(self, session: IntakeSession, batch: Batch) -> None:
+        self._record.write(session.rank, batch)
+        self._dirty[session] = batch.last
+        self._urgent = self._urgent or any(isinstance(event, Goodbye) for event in batch.events)
+
+    def _commit(self) -> None:
+        self._record.commit()
+        dirty, self._dirty, self._urgent = self._dirty, {}, False
+        for session, last in dirty.items():
+            session.loop.call_soon_threadsafe(session.set_safe, last)
+
+    def _run(self) -> None:
+        due = time.monotonic() + COMMIT_EVERY
+        closing = False
+        while not closing:
+            try:
+                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
+                while True:
+                    if job is None:
+                        closing = True
+                        break
+                    job()
+                    job = self._jobs.get_nowait()
+            except queue.Empty:
+                pass
+            if self._dirty and (closing or self._urgent or time.monotonic() >= due):
+                try:
+                    self._commit()
+                except OSError as error:
+                    self._urgent = False
+                    self._failed(f"cannot write the record: {error}")
+            if time.monotonic() >= due:
+                due = time.monotonic() + COMMIT_EVERY
+        try:
+            self._record.close()
+        except OSError as error:
+            self._failed(f"cannot close the record: {error}")
+
+
+def _resolve(future: asyncio.Future[int], value: int) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[int], error: OSError) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+class IntakeSession:
+    """One session of one rank: what came last, what is safe, and who waits for either."""
+
+    def __init__(self, intake: Ingest, rank: RankInfo, state: Rank, safe: int) -> None:
+        self.rank = rank
+        self.loop = asyncio.get_running_loop()
+        self._intake = intake
+        self._state = state
+        self._taken = self._safe = self._reported = safe
+        self._saved = asyncio.Event()
+        self._open = True
+
+    @property
+    def safe(self) -> int:
+        return self._safe
+
+    async def take(self, batch: Batch) -> None:
+        if not self._open:
+            raise ConnectionAbortedError("another stream goes on with this session")
+        if batch.last <= self._taken:
+            return
+        if batch.first <= self._taken:
+            raise ValueError(f"records {batch.first} to {batch.last} overlap with {self._taken}, the last one taken")
+        if batch.first > self._taken + 1:
+            self.refuse("gap", batch.first - self._taken - 1)
+        await self._intake.room.wait()
+        self._taken = batch.last
+        self._state.apply(batch, time.time())
+        self._intake.write(self, batch)
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        self._state.beat(heartbeat, time.time())
+
+    def refuse(self, reason: str, points: int) -> None:
+        self._state.refused[reason] = self._state.refused.get(reason, 0) + points
+
+    def set_safe(self, sequence: int) -> None:
+        """Records up to `sequence` are on disk (called in the event loop)."""
+        self._intake.wrote(sequence - self._safe)
+        self._safe = sequence
+        self._saved.set()
+
+    async def saved(self) -> int:
+        while self._safe == self._reported:
+            self._saved.clear()
+            await self._saved.wait()
+        self._reported = self._safe
+        return self._reported
+
+    @property
+    def settled(self) -> bool:
+        """True when the stream is over and all that was taken is safe."""
+        return not self._open and self._safe >= self._taken
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._intake.closed(self, self._state)
+
+
+@dataclass
+class Ingest:
+    """The agent's intake. `changed` is called with each rank of which something new is known."""
+
+    node: Node
+    record: Exporter | None
+    changed: Callable[[Rank, Batch | None], None]
+    failed: Callable[[str], None]
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    _sessions: dict[tuple[RankKey, int], IntakeSession] = field(
+        default_factory=dict[tuple[RankKey, int], IntakeSession]
+    )
+    _waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.room.set()
+        self._writer = _Writer(self.record, self.failed) if self.record is not None else None
+
+    async def open(self, hello: RankInfo) -> IntakeSession:
+        """Begin a session, or take it over from an earlier stream of it."""
+        key = (hello.key, hello.session)
+        if (old := self._sessions.pop(key, None)) is not None:
+            old.close()
+        safe = await self._writer.begin(hello) if self._writer else (old.safe if old else 0)
+        state = self.node.attach(hello, time.time())
+        session = self._sessions[key] = IntakeSession(self, hello, state, safe)
+        log.info("rank %d of %s/%s is here, safe up to %d", hello.key.rank, hello.key.project, hello.key.run, safe)
+        self.changed(state, None)
+        return session
+
+    def write(self, session: IntakeSession, batch: Batch) -> None:
+        """Hand a batch on to the record, or call it safe where there is none."""
+        self._waiting += batch.last - batch.first + 1
+        if self._waiting > ROOM:
+            self.room.clear()
+        if self._writer is not None:
+            self._writer.write(session, batch)
+        else:
+            session.loop.call_soon(session.set_safe, batch.last)
+        state = self.node.rank(session.rank.key)
+        if state is not None:
+            self.changed(state, batch)
+
+    def wrote(self, records: int) -> None:
+        self._waiting = max(0, self._waiting - records)
+        if self._waiting <= ROOM // 2:
+            self.room.set()
+
+    def closed(self, session: IntakeSession, state: Rank) -> None:
+        """A stream ended; the rank counts as connected only while a stream of its newest session is open."""
+        key = (session.rank.key, session.rank.session)
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
+        state.connected = any(other == session.rank.key for other, _ in self._sessions)
+        self.changed(state, None)
+
+    async def close(self, deadline: float) -> None:
+        """Make safe what was taken, in at most `deadline` seconds."""
+        for session in list(self._sessions.values()):
+            session.close()
+        if self._writer is not None:
+            await self._writer.close(deadline)
