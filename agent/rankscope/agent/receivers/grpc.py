@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import grpc
 import grpc.aio
+
 from rankscope.agent.component import Intake, Session
 from rankscope.agent.receivers._wire import Names, WireError, to_batch, to_heartbeat, to_info
 from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
