@@ -13,14 +13,18 @@ class Series:
     """The newest points of one series, in the order of their arrival; `count` counts all that ever came.
 
     `step`, `time` (Unix seconds) and `value` are views of equal length, oldest first, valid until the next `extend`.
+    `returns` holds the positions (counted like `count`) of the newest points whose step lies before that of the point
+    ahead of them: a restart from a checkpoint.
     """
 
-    __slots__ = ("_end", "_start", "_step", "_time", "_value", "count", "name", "window")
+    __slots__ = ("_end", "_last_step", "_start", "_step", "_time", "_value", "count", "name", "returns", "window")
 
     def __init__(self, name: str, window: int = WINDOW) -> None:
         self.name = name
         self.window = window
         self.count = 0
+        self.returns: list[int] = []
+        self._last_step: int | None = None
         self._start = self._end = 0
         self._step: IntArray = np.empty(64, np.int64)
         self._time: FloatArray = np.empty(64, np.float64)
@@ -29,6 +33,9 @@ class Series:
     def extend(self, step: IntArray, time: FloatArray, value: FloatArray) -> None:
         """Append points (three arrays of one length); the oldest make room."""
         n = len(value)
+        if not n:
+            return
+        self._note_returns(step)
         self.count += n
         if n > self.window:
             step, time, value, n = step[-self.window :], time[-self.window :], value[-self.window :], self.window
@@ -40,6 +47,23 @@ class Series:
         self._value[self._end : end] = value
         self._end = end
         self._start = max(self._start, end - self.window)
+
+    def _note_returns(self, step: IntArray) -> None:
+        """Remember where the steps go back; called before the points are counted."""
+        if self._last_step is not None and step[0] < self._last_step:
+            self.returns.append(self.count)
+        if len(step) > 1 and (back := np.flatnonzero(step[1:] < step[:-1])).size:
+            self.returns.extend((back + 1 + self.count).tolist())
+        self._last_step = int(step[-1])
+        del self.returns[:-64]
+
+    def since(self, position: int) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Return steps, times and values of the points that came after the first `position` ones, as views.
+
+        Points that have already left the window are not among them.
+        """
+        start = max(self._start, self._end - (self.count - position))
+        return self._step[start : self._end], self._time[start : self._end], self._value[start : self._end]
 
     def _make_room(self, n: int) -> None:
         """Move the window to the front of its arrays, of a size that makes moves rare."""

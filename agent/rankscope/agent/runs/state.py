@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from rankscope.agent.model import (
 )
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.series import Series
+
+Memory = TypeVar("Memory")
 
 RankState: TypeAlias = Literal["running", "silent", "finished", "failed"]
 
@@ -64,6 +67,17 @@ class Rank:
     heartbeat: Heartbeat | None = None
     goodbye: Goodbye | None = None
     _by_role: dict[str, Series] = field(default_factory=dict[str, Series])
+    _memories: WeakKeyDictionary[object, object] = field(default_factory=WeakKeyDictionary[object, object])
+
+    def memory(self, owner: object, make: Callable[[], Memory]) -> Memory:
+        """Return what `owner` (a rule) keeps of this rank's points that it has read, made on first use.
+
+        It goes when the owner goes, so a new configuration's rules begin anew.
+        """
+        found = self._memories.get(owner)
+        if found is None:
+            found = self._memories[owner] = make()
+        return cast("Memory", found)
 
     def role(self, role: str) -> Series | None:
         """Return the series that plays a role, or None while the rank has logged none."""
@@ -237,8 +251,9 @@ class Node:
         return rank
 
     def ranks(self) -> Iterator[tuple[Run, Rank]]:
-        for run in self.runs.values():
-            for rank in run.ranks.values():
+        """Yield every rank here with its run; samplers may ask from their threads while ranks come and go."""
+        for run in list(self.runs.values()):
+            for rank in list(run.ranks.values()):
                 yield run, rank
 
     def sweep(self, now: float, grace: float) -> list[Run]:

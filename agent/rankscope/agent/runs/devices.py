@@ -1,0 +1,66 @@
+"""Which GPU a rank runs on: the join of the training with the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rankscope.agent.model import Sample
+from rankscope.agent.runs.state import Node, Rank
+
+
+class Device(NamedTuple):
+    """A GPU as series name it: its index as text, and its uuid; either is "" where unknown."""
+
+    gpu: str
+    uuid: str
+
+
+class Devices:
+    """The node's GPUs as they were sampled last; build it anew for every look."""
+
+    def __init__(self, node: Node) -> None:
+        self._index: dict[str, str] = {}  # by uuid
+        self._used: dict[tuple[str, str], Device] = {}  # by run and rank, from the GPUs' process tables
+        self._simulated = False
+        for samples in tuple(node.samples.values()):
+            for sample in samples:
+                if sample.metric.name == "gpu_info":
+                    labels = _labels(sample)
+                    self._index[labels["uuid"]] = labels["gpu"]
+                    self._simulated |= labels.get("simulated") == "true"
+                elif sample.metric.name == "gpu_process_memory_bytes":
+                    labels = _labels(sample)
+                    self._used[labels["run"], labels["rank"]] = Device(labels["gpu"], labels["uuid"])
+
+    def of(self, rank: Rank) -> Device | None:
+        """Return the GPU of a rank, or None where neither the rank nor the machine tells.
+
+        In order: the uuids that the rank named, the process tables of the GPUs, `CUDA_VISIBLE_DEVICES`, and for
+        simulated GPUs the local rank. A rank that sees several GPUs uses the one of its local rank, as torchrun's do.
+        """
+        info = rank.info
+        if info.device_uuids:
+            uuid = _own(info.device_uuids, info.local_rank)
+            return Device(self._index.get(uuid, ""), uuid)
+        if used := self._used.get((info.key.run, str(info.key.rank))):
+            return used
+        visible = [part.strip() for part in info.visible_devices.split(",") if part.strip()]
+        if visible:
+            return self._named(_own(visible, info.local_rank))
+        return self._named(str(info.local_rank)) if self._simulated else None
+
+    def _named(self, name: str) -> Device | None:
+        """Find a GPU by its index or by the beginning of its uuid, as CUDA does."""
+        for uuid, gpu in self._index.items():
+            if name == gpu or (len(name) > 4 and uuid.startswith(name)):
+                return Device(gpu, uuid)
+        return None
+
+
+def _own(choices: Sequence[str], local_rank: int) -> str:
+    return choices[local_rank] if local_rank < len(choices) else choices[0]
+
+
+def _labels(sample: Sample) -> dict[str, str]:
+    return dict(zip(sample.metric.labels, sample.labels, strict=True))
