@@ -1,0 +1,63 @@
+"""Files of the kernel below a root folder, as they are or as a test has laid them out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+
+class Files:
+    """What lies below `root`, each file read at most once: make one for each collection.
+
+    Every method raises OSError where the file is absent or cannot be read.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = root.rstrip("/")
+        self._texts: dict[str, str] = {}
+
+    def path(self, relative: str) -> str:
+        return f"{self.root}/{relative.lstrip('/')}"
+
+    def text(self, relative: str) -> str:
+        """Return a file's text without white space at its ends."""
+        text = self._texts.get(relative)
+        if text is None:
+            with open(self.path(relative), "rb") as file:
+                text = self._texts[relative] = file.read().decode(errors="replace").strip()
+        return text
+
+    def number(self, relative: str) -> int:
+        """Return the first number of a file. Raises ValueError where there is none."""
+        first = self.text(relative).split(maxsplit=1)
+        return int(first[0]) if first else int("")
+
+    def table(self, relative: str) -> dict[str, int]:
+        """Return the numbers of a file of lines `name[:] number …` by name."""
+        found: dict[str, int] = {}
+        for line in self.text(relative).splitlines():
+            name, _, rest = line.replace(":", " ", 1).partition(" ")
+            words = rest.split(maxsplit=1)
+            if words and words[0].lstrip("-").isdigit():
+                found[name] = int(words[0])
+        return found
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match, relative to the root, in alphabetical order."""
+        start = len(self.root) + 1
+        return sorted(path[start:] for path in glob.glob(self.path(pattern)))
+
+    def names(self, relative: str) -> list[str]:
+        """Return what a folder holds, in alphabetical order."""
+        return sorted(os.listdir(self.path(relative)))
+
+    def exists(self, relative: str) -> bool:
+        return os.path.exists(self.path(relative))
+
+    def link(self, relative: str) -> str:
+        return os.readlink(self.path(relative))
+
+    def space(self, relative: str) -> os.statvfs_result:
+        """Return the space of the file system that holds a path."""
+        return os.statvfs(Path(self.path(relative)))

@@ -1,0 +1,207 @@
+"""Disks and file systems: space, traffic, and how long operations take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rankscope.agent.model import Metric, Sample, Seconds
+from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers._linux.files import Files
+from rankscope.agent.samplers._rows import Labelled, Row, collect, metrics
+
+# Not disks, or made of disks that are counted already.
+_NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|nvme\d+c\d+)")
+# Whose statvfs cannot hang: a network file system whose server is gone blocks whoever asks (add it by hand).
+_LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"))
+_INTERNAL = re.compile(r"/(proc|sys|dev|run|snap|boot|etc|usr/lib|var/lib/(docker|containerd|kubelet|containers))(/|$)")
+_SECTOR = 512  # bytes, whatever the disk's own (proc_diskstats)
+_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at the disks: the files, and the mount points to ask after."""
+
+    files: Files
+    mountpoints: tuple[str, ...]
+
+    def disks(self) -> Iterator[tuple[str, list[int]]]:
+        """Yield each whole disk with its counters, from fields 4 on (docs.kernel.org/admin-guide/iostats.html)."""
+        for line in self.files.text("proc/diskstats").splitlines():
+            words = line.split()
+            if len(words) >= 14 and not _NO_DISK.match(words[2]) and self.files.exists(f"sys/block/{words[2]}"):
+                yield words[2], [int(word) for word in words[3:14]]
+
+    def mounts(self) -> list[tuple[str, bool]]:
+        """Return mount points and whether they are read-only; each local file system once, or those asked for."""
+        seen: set[str] = set()
+        found: list[tuple[str, bool]] = []
+        for line in self.files.text("proc/self/mounts").splitlines():
+            device, point, kind, options = line.split()[:4]
+            point = point.replace("\\040", " ")
+            if self.mountpoints:
+                wanted = point in self.mountpoints
+            elif point in ("/", "/tmp"):
+                wanted = True  # whatever it is: a container's overlay, a tmpfs
+            else:
+                wanted = kind in _LOCAL and device not in seen and not _INTERNAL.match(point)
+            if wanted and not any(point == other for other, _ in found):
+                seen.add(device)
+                found.append((point, "ro" in options.split(",")))
+        return found[:_MAX]
+
+
+def _bytes(look: _Look) -> Labelled:
+    for name, counters in look.disks():
+        yield (name, "read"), counters[2] * _SECTOR
+        yield (name, "write"), counters[6] * _SECTOR
+
+
+def _operations(look: _Look) -> Labelled:
+    for name, counters in look.disks():
+        yield (name, "read"), counters[0]
+        yield (name, "write"), counters[4]
+
+
+def _waits(look: _Look) -> Labelled:
+    for name, counters in look.disks():
+        yield (name, "read"), counters[3] / 1000
+        yield (name, "write"), counters[7] / 1000
+
+
+def _busy(look: _Look) -> Labelled:
+    for name, counters in look.disks():
+        yield (name,), counters[9] / 1000
+
+
+def _avail(look: _Look) -> Labelled:
+    for point, _ in look.mounts():
+        space = look.files.space(point)
+        yield (point,), space.f_bavail * space.f_frsize
+
+
+def _size(look: _Look) -> Labelled:
+    for point, _ in look.mounts():
+        space = look.files.space(point)
+        yield (point,), space.f_blocks * space.f_frsize
+
+
+def _inodes(look: _Look) -> Labelled:
+    for point, _ in look.mounts():
+        space = look.files.space(point)
+        if space.f_files:  # btrfs and overlay on it have no such limit
+            yield (point,), space.f_favail / space.f_files
+
+
+def _readonly(look: _Look) -> Labelled:
+    for point, readonly in look.mounts():
+        yield (point,), readonly
+
+
+ROWS: tuple[Row[_Look], ...] = (
+    Row(
+        Metric(
+            "system_disk_bytes_total",
+            "counter",
+            "Disk bytes, whole disks only; direction=read|write.",
+            ("device", "direction"),
+            "bytes",
+            "/proc/diskstats",
+        ),
+        _bytes,
+    ),
+    Row(
+        Metric(
+            "system_disk_operations_total",
+            "counter",
+            "Disk operations; direction=read|write.",
+            ("device", "direction"),
+            "count",
+            "/proc/diskstats",
+        ),
+        _operations,
+    ),
+    Row(
+        Metric(
+            "system_disk_operation_seconds_total",
+            "counter",
+            "Time of all disk operations, waiting included; its rate over that of operations is the await.",
+            ("device", "direction"),
+            "s",
+            "/proc/diskstats",
+        ),
+        _waits,
+    ),
+    Row(
+        Metric(
+            "system_disk_busy_seconds_total",
+            "counter",
+            "Time the disk had I/O in flight.",
+            ("device",),
+            "s",
+            "/proc/diskstats",
+        ),
+        _busy,
+    ),
+    Row(
+        Metric(
+            "system_filesystem_avail_bytes",
+            "gauge",
+            "Free space for non-root.",
+            ("mountpoint",),
+            "bytes",
+            "statvfs",
+        ),
+        _avail,
+    ),
+    Row(
+        Metric("system_filesystem_size_bytes", "gauge", "File system size.", ("mountpoint",), "bytes", "statvfs"),
+        _size,
+    ),
+    Row(
+        Metric(
+            "system_filesystem_inodes_avail_ratio",
+            "gauge",
+            "Share of inodes that is free for non-root.",
+            ("mountpoint",),
+            "ratio",
+            "statvfs",
+        ),
+        _inodes,
+    ),
+    Row(
+        Metric(
+            "system_filesystem_readonly",
+            "gauge",
+            "1 when the file system is mounted read-only.",
+            ("mountpoint",),
+            "bool",
+            "/proc/self/mounts",
+        ),
+        _readonly,
+    ),
+)
+
+
+@dataclass
+class Disk:
+    """Space of file systems, traffic of disks, and how long their operations take.
+
+    `mountpoints` empty: every local file system, each once, at most 16. Network file systems are looked at only where
+    they are named here, since asking one whose server is gone blocks for ever.
+    """
+
+    interval: Seconds = 10.0
+    mountpoints: tuple[str, ...] = ()
+    root: str = "/"
+
+    metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)
+
+    def sample(self, node: Node) -> Iterable[Sample]:
+        return collect(ROWS, _Look(Files(self.root), self.mountpoints))
+
+    def close(self) -> None:
+        """Nothing is held."""
