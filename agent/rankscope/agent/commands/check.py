@@ -1,0 +1,28 @@
+"""`rankscope check`: validates a configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rankscope.agent.commands._failure import FOUND, Failure
+from rankscope.agent.config import ConfigError, load
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """Validate a configuration: every mistake with its line, and what was probably meant.
+
+    \b
+    rankscope check /etc/rankscope/rankscope.yaml
+    """
+    try:
+        config = load(file)
+    except ConfigError as error:
+        raise Failure(str(error), FOUND) from None
+    except OSError as error:
+        raise Failure(f"cannot read {file}: {error.strerror}") from None
+    click.secho("ok", fg="green", nl=False)
+    click.echo(f": {len(config.rules)} rules, {len(config.samplers)} samplers, {len(config.notifiers)} notifiers")

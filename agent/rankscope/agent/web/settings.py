@@ -1,0 +1,33 @@
+"""Where the agent answers over HTTP, and to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Http:
+    """The agent's HTTP address: metrics, health, page and API.
+
+    Beyond this machine it listens only with TLS and basic auth (`web_config_file`, in Prometheus' own format), unless
+    `insecure` says that this is wanted.
+    """
+
+    listen: str = "127.0.0.1:9780"
+    web_config_file: str = ""
+    insecure: bool = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return host and port. Raises ValueError for what is neither `host:port` nor `:port`."""
+        host, separator, port = self.listen.rpartition(":")
+        if not separator or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{self.listen!r} is no host:port")
+        return host.strip("[]") or "0.0.0.0", int(port)
+
+    def __post_init__(self) -> None:
+        host, _ = self.address
+        if host not in ("127.0.0.1", "::1", "localhost") and not (self.insecure or self.web_config_file):
+            raise ValueError(
+                f"{self.listen} is open to other machines: set web_config_file (TLS, basic auth) or insecure: true"
+            )
