@@ -1,0 +1,137 @@
+"""The processes of the demo: a real agent and a real torchrun job, each ended with the demo."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+
+class StageError(Exception):
+    """Something of the demo did not start; the message says what and what to do."""
+
+
+def has_gpu() -> bool:
+    """True where NVIDIA's driver is installed."""
+    return ctypes.util.find_library("nvidia-ml") is not None
+
+
+def example() -> Path:
+    """Return the training script. Raises StageError where the distribution is incomplete."""
+    spec = importlib.util.find_spec("rankscope")
+    for root in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
+        path = Path(root, "sdk", "examples", "torchrun_ddp.py")
+        if path.exists():
+            return path
+    raise StageError("the example torchrun_ddp.py is missing: pip install --force-reinstall rankscope")
+
+
+@dataclass
+class AgentProcess:
+    """A running agent: its addresses, its log."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    socket: str
+    log: Path
+
+
+@contextlib.contextmanager
+def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Iterator[AgentProcess]:
+    """Run `rankscope agent` on a socket of its own and on `port`, or on a free one where that is taken."""
+    with tempfile.TemporaryDirectory(prefix="rankscope-") as folder:
+        here = Path(folder)
+        path = here / "agent.sock"
+        address = f"127.0.0.1:{port if _free(port) else _free_port()}"
+        settings = config | {
+            "http": {"listen": address},
+            "grpc": {"listen": f"unix://{path}"},
+            "runs": {"dir": str(runs)},
+            "journals": {"folders": [str(here / "spool")]},
+        }
+        (here / "rankscope.yaml").write_text(yaml.safe_dump(settings))
+        log = here / "agent.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rankscope.agent", "agent", "--config", str(here / "rankscope.yaml")],
+                stderr=out,
+                stdout=out,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            _wait_ready(process, f"http://{address}", log)
+            yield AgentProcess(process, f"http://{address}", str(path), log)
+        finally:
+            end(process, 6.0)
+
+
+def torchrun(
+    agent: AgentProcess, ranks: int, arguments: list[str], out: Path, *, restarts: int = 0
+) -> subprocess.Popen[bytes]:
+    """Start the training: `ranks` ranks on this machine that talk to `agent`; what they print goes to `out`."""
+    if importlib.util.find_spec("torch") is None:
+        raise StageError("the demo trains with torch, which is not installed: pip install 'rankscope[demo]'")
+    environment = os.environ | {
+        "RANKSCOPE_AGENT": f"unix:{agent.socket}",
+        "RANKSCOPE_SPOOL": str(Path(agent.socket).parent / "spool"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [*launcher, "--max-restarts", str(restarts), str(example()), *arguments]
+    with out.open("wb") as stream:
+        return subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+
+
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Ask a process to end, and end it after `patience` seconds."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, patience: float = 20.0) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/-/ready", timeout=1.0).status_code == 200:
+                return
+        time.sleep(0.05)
+    last = log.read_text(errors="replace").strip().splitlines()[-3:]
+    raise StageError(f"the agent did not start: {' | '.join(last) or 'it said nothing'}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,45 @@
+"""What tests share: what they may require of the machine, and processes that end with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., str]:
+    """Return the path of a program; skip where it is missing, or fail where RANKSCOPE_REQUIRE_ALL is set."""
+
+    def find(*names: str, why: str = "") -> str:
+        for name in names:
+            if (path := shutil.which(name)) is not None:
+                return path
+        message = f"needs {' or '.join(names)}{': ' + why if why else ''}"
+        if os.environ.get("RANKSCOPE_REQUIRE_ALL") == "1":
+            pytest.fail(f"{message}, and RANKSCOPE_REQUIRE_ALL=1 says that nothing may be missing")
+        pytest.skip(message)
+
+    return find
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare text with a file under tests/golden; `--update` writes it instead."""
+
+    def check(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"no golden file {name}: run pytest --update and look at it"
+        assert text == path.read_text()
+
+    return check
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update", action="store_true", help="rewrite golden files instead of comparing with them")
