@@ -1,0 +1,97 @@
+"""Control groups: where a process is, what limits it, and how much of it is used."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import NamedTuple
+
+from rankscope.agent.samplers._linux.files import Files
+
+MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")  # version 2 alone, and beside version 1
+
+
+class Memory(NamedTuple):
+    limit: int  # bytes
+    used: int  # bytes, without file cache that can be dropped
+
+
+def path_of(files: Files, pid: int) -> str | None:
+    """Return the version 2 group of a process below the mount, as the agent sees it."""
+    try:
+        lines = files.text(f"proc/{pid}/cgroup").splitlines()
+    except OSError:
+        return None
+    return next((line[3:] for line in lines if line.startswith("0::")), None)
+
+
+def folders(files: Files, path: str) -> list[str]:
+    """Return the folders of a group and of those that it is in, innermost first, without the root group.
+
+    Limits hold along the whole way: a leaf without one may be in a group with one. Empty where the group is not in
+    sight, as from another cgroup namespace (`/../…`).
+    """
+    path = posixpath.normpath(path)
+    if path.startswith("/.."):
+        return []
+    for mount in MOUNTS:
+        if files.exists(f"{mount}/cgroup.controllers"):
+            parts = [part for part in path.split("/") if part]
+            return [f"{mount}/{'/'.join(parts[:i])}" for i in range(len(parts), 0, -1)]
+    return []
+
+
+def memory(files: Files, path: str) -> Memory | None:
+    """Return the memory limit that leaves the least, and what is used of it, or None where there is none."""
+    found: list[Memory] = []
+    for folder in folders(files, path):
+        try:
+            limit = files.number(f"{folder}/memory.max")
+            used = files.number(f"{folder}/memory.current") - files.table(f"{folder}/memory.stat").get(
+                "inactive_file", 0
+            )
+        except (OSError, ValueError):
+            continue  # the root group, a group without the controller, or `max`
+        found.append(Memory(limit, max(0, used)))
+    return min(found, key=lambda each: each.limit - each.used, default=None)
+
+
+def cpus(files: Files, path: str) -> float | None:
+    """Return how many CPUs' time the groups allow, or None where they set no limit."""
+    return min((limit for folder in folders(files, path) if (limit := _cpu_limit(files, folder))), default=None)
+
+
+def _cpu_limit(files: Files, folder: str) -> float | None:
+    try:
+        quota, period = files.text(f"{folder}/cpu.max").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None  # `max`, or a group without the controller
+
+
+def throttled_seconds(files: Files, path: str) -> float | None:
+    """Return the time for which the innermost limited group was held back, in seconds."""
+    for folder in folders(files, path):
+        try:
+            if files.text(f"{folder}/cpu.max").startswith("max"):
+                continue
+            return files.table(f"{folder}/cpu.stat")["throttled_usec"] / 1e6
+        except (OSError, LookupError):
+            continue
+    return None
+
+
+def oom_kills(files: Files, path: str) -> int | None:
+    """Return how many processes of the group were killed for the lack of memory."""
+    found = folders(files, path)
+    try:
+        return files.table(f"{found[0]}/memory.events")["oom_kill"] if found else None
+    except (OSError, LookupError):
+        return None
+
+
+def pressure_text(files: Files, path: str, resource: str) -> str:
+    """Return the group's pressure file. Raises OSError where there is none."""
+    found = folders(files, path)
+    if not found:
+        raise FileNotFoundError(path)
+    return files.text(f"{found[0]}/{resource}.pressure")
