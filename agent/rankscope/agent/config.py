@@ -108,7 +108,8 @@ class _Source:
         if root is not None:
             self._note(root, ())
         if value is not None and not isinstance(value, dict):
-            raise ConfigError(f"{name}:1: expected keys such as `http:` and `rules:`, found {_kind(cast(object, value))}")
+            found = _kind(cast(object, value))
+            raise ConfigError(f"{name}:1: expected keys such as `http:` and `rules:`, found {found}")
         self.tree: dict[str, object] = cast("dict[str, object]", value or {})
 
     def _note(self, node: yaml.Node, path: Keys) -> None:

@@ -28,7 +28,7 @@ class Webhooks:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 (the name that http.server calls)
+            def do_POST(self) -> None:
                 now = time.time()
                 text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.send_response(200)

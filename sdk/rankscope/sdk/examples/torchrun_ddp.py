@@ -1,3 +1,4 @@
+# pyright: basic
 """Trains a small transformer on English text with plain torchrun and DDP, on GPUs or CPUs; copy it and go on from here.
 
     torchrun --nproc-per-node 2 torchrun_ddp.py --steps 300

@@ -1,0 +1,204 @@
+"""The agent: the one place that knows all parts, starts them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+
+from rankscope.agent.alerts.dispatcher import Dispatcher
+from rankscope.agent.alerts.engine import Alerts
+from rankscope.agent.component import Receiver
+from rankscope.agent.config import Config, ConfigError
+from rankscope.agent.exporters.prometheus import Prometheus
+from rankscope.agent.ingest import Ingest
+from rankscope.agent.judging import Judging
+from rankscope.agent.model import Batch, Sample
+from rankscope.agent.runs import metrics
+from rankscope.agent.runs.roles import Roles
+from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.sampling import Sampling
+from rankscope.agent.telemetry import Telemetry
+from rankscope.agent.web.app import View, create
+
+log = logging.getLogger("rankscope.agent")
+
+SWEEP_EVERY = 5.0  # seconds
+DRAIN = 2.0  # seconds that the record may take to become safe at the end
+
+
+class _WebServer(uvicorn.Server):
+    """uvicorn without hands on the process' signals: the agent has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Agent:
+    """One agent, made of a configuration; `read` reads the configuration again."""
+
+    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+        self.config = config
+        self._read = read
+        hostname = os.uname().nodename
+        runs = Path(config.runs.dir)
+        self.node = Node(hostname, roles=Roles(config.roles))
+        self.telemetry = Telemetry()
+        state = _prepare(runs, hostname)
+        self.dispatcher = Dispatcher(state / "outbox", config.alerts)
+        self.alerts = Alerts(hostname, state, config.alerts, runs_dir=runs)
+        self.prometheus = config.exporters.get("prometheus")
+        self._judging = Judging(self.node, self.alerts)
+        self._sampling = Sampling(self.node, self.telemetry)
+        self._stop = asyncio.Event()
+        self.ready = False
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises OSError where an address cannot be had."""
+        loop = asyncio.get_running_loop()
+        web, listener = self._web()
+        ingest = Ingest(self.node, self.config.record, self._changed, self._record_failed)
+        receivers: list[Receiver] = [self.config.grpc, self.config.journals]
+        self._adopt(self.config)
+        host, port = listener.getsockname()[:2]
+        self.config.grpc.agent_version = version("rankscope")
+        self.config.grpc.url = f"http://{host}:{port}"
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for receiver in receivers:
+                await receiver.start(ingest)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
+            for job in (self._judging.run(), self.dispatcher.run(), self._sweep(), web.serve([listener])):
+                task = asyncio.create_task(job)
+                task.add_done_callback(self._ended)
+                tasks.append(task)
+            self.ready = True
+            log.info("ranks connect to %s, http://%s:%d shows the rest", self.config.grpc.listen, host, port)
+            await self._stop.wait()
+        finally:
+            self.ready = False
+            log.info("draining")
+            for receiver in receivers:
+                await receiver.stop()
+            await ingest.close(DRAIN)
+            self.alerts.tick(time.time())
+            await self.dispatcher.close(1.0)
+            self._sampling.stop()
+            web.should_exit = True
+            for task in tasks:
+                task.remove_done_callback(self._ended)
+            await asyncio.wait(tasks, timeout=0.5) if tasks else None
+            for task in tasks:
+                task.cancel()
+        failed = [error for task in tasks if task.done() and not task.cancelled() and (error := task.exception())]
+        if failed:
+            raise failed[0]
+
+    def reload(self) -> str | None:
+        """Read the configuration again; a wrong one is refused, with the reason, and the old one stays."""
+        try:
+            config = self._read()
+        except (ConfigError, OSError) as error:
+            log.error("the old configuration stays: %s", error)
+            return str(error)
+        self._adopt(config)
+        log.info("configuration read again")
+        return None
+
+    def _adopt(self, config: Config) -> None:
+        """Take over what can change while the agent runs: rules, notifiers, samplers, roles."""
+        self._judging.rules = config.rules
+        self.dispatcher.use(dict(config.notifiers))
+        self._sampling.start(config.samplers)
+
+    def _web(self) -> tuple[_WebServer, socket.socket]:
+        listener = _listen(*self.config.http.address)
+        view = View(
+            node=self.node,
+            alerts=self.alerts,
+            telemetry=self.telemetry,
+            runs_dir=Path(self.config.runs.dir),
+            render=self.render,
+            reload=self.reload,
+            ready=lambda: self.ready,
+        )
+        settings = uvicorn.Config(
+            create(view), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        return _WebServer(settings), listener
+
+    def samples(self, now: float) -> Iterator[Sample]:
+        """Everything that is known now, the agent's own health first: a budget cuts from the end."""
+        yield from self.telemetry.samples(self.node)
+        yield from self.alerts.samples()
+        yield from self.dispatcher.samples()
+        yield from metrics.samples(self.node, now)
+        for collection in list(self.node.samples.values()):
+            yield from collection
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the page of metrics and its content type."""
+        if not isinstance(self.prometheus, Prometheus):
+            return b"", "text/plain"
+        page = self.prometheus.render(self.samples(time.time()), accept)
+        self.telemetry.series = self.prometheus.series
+        return page
+
+    def _changed(self, rank: Rank, batch: Batch | None) -> None:
+        self._judging.news(rank, batch)
+
+    def _record_failed(self, reason: str) -> None:
+        log.error("%s: ranks keep their points until it can be written", reason)
+        self.telemetry.dropped("record_error", 0)
+
+    async def _sweep(self) -> None:
+        """Forget runs that are over."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            for run in self.node.sweep(time.time(), self.config.runs.forget_after):
+                self.alerts.forget(run, time.time())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends by itself ends the agent: half an agent would look healthy."""
+        self._stop.set()
+
+
+def _prepare(runs: Path, hostname: str) -> Path:
+    """Make the folder of runs and, in it, this agent's own; return the latter. Raises OSError with what to do."""
+    state = runs / f".agent-{hostname}"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        probe = state / "writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"runs.dir: cannot write in {runs}: {error.strerror}: choose another folder with --runs"
+        ) from None
+    return state
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"http.listen: cannot listen on {host}:{port}: {error.strerror}: choose another with --http host:port"
+        ) from None
+    return listener
