@@ -43,7 +43,8 @@ class _Writer:
 
         def job() -> None:
             try:
-                self._commit()  # what an earlier stream of this session sent counts as safe or not at all
+                if self._dirty:  # what an earlier stream of this session sent must be safe first
+                    self._commit()
                 safe = self._record.begin(rank)
             except OSError as error:
                 loop.call_soon_threadsafe(_fail, done, error)

@@ -1,0 +1,178 @@
+"""What is taken counts once, and is acknowledged when the record says that it is on disk, not before."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from rankscope.agent.ingest import Ingest
+from rankscope.agent.model import Batch, Block, Column, End, Goodbye, RankInfo, RankKey
+from rankscope.agent.runs.state import Node
+
+INFO = RankInfo(RankKey("p", "r-1", 0), session=1, run_id="r")
+
+
+class Memory:
+    """A record in memory, whose disk can be full."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.written: list[tuple[int, int]] = []
+        self.safe: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+
+    def begin(self, rank: RankInfo) -> int:
+        return self.safe.get(rank.session, 0)
+
+    def write(self, rank: RankInfo, batch: Batch) -> None:
+        self.written.append((batch.first, batch.last))
+        self._last[rank.session] = batch.last
+
+    def commit(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        self.safe.update(self._last)
+
+    def close(self) -> None:
+        self.commit()
+
+
+def rows(first: int, last: int) -> Batch:
+    n = last - first + 1
+    steps = np.arange(first, last + 1)
+    return Batch(first, last, (Block((Column("loss"),), steps, steps.astype(float), np.ones((n, 1))),))
+
+
+def goodbye(sequence: int) -> Batch:
+    return Batch(sequence, sequence, events=(Goodbye(1, 1.0, End.FINISHED),))
+
+
+Make = Callable[[Memory | None], Ingest]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    made: list[Ingest] = []
+
+    def build(record: Memory | None) -> Ingest:
+        ingest = Ingest(Node("host"), record, lambda rank, batch: None, failures.append)
+        made.append(ingest)
+        return ingest
+
+    failures: list[str] = []
+    yield build
+    for ingest in made:
+        await ingest.close(2.0)
+
+
+async def test_what_is_committed_is_acknowledged(make: Make) -> None:
+    record = Memory()
+    session = await make(record).open(INFO)
+    await session.take(rows(1, 5))
+    assert await asyncio.wait_for(session.saved(), 5) == 5
+    assert record.safe == {1: 5}
+
+
+async def test_nothing_is_acknowledged_while_the_disk_is_full(make: Make) -> None:
+    record = Memory()
+    record.full = True
+    session = await make(record).open(INFO)
+    await session.take(goodbye(1))
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(session.saved(), 1.2)
+    record.full = False
+    assert await asyncio.wait_for(session.saved(), 5) == 1
+
+
+async def test_a_session_is_refused_while_the_record_cannot_be_written(make: Make) -> None:
+    record = Memory()
+    ingest = make(record)
+    session = await ingest.open(INFO)
+    await session.take(rows(1, 2))
+    record.full = True
+    with pytest.raises(OSError, match="no space"):
+        await ingest.open(INFO)
+    record.full = False
+
+
+async def test_repeated_records_are_taken_once(make: Make) -> None:
+    record = Memory()
+    ingest = make(record)
+    session = await ingest.open(INFO)
+    await session.take(rows(1, 5))
+    await session.take(rows(1, 5))
+    await session.take(rows(6, 6))
+    assert await asyncio.wait_for(session.saved(), 5)
+    assert record.written == [(1, 5), (6, 6)]
+    rank = ingest.node.rank(INFO.key)
+    assert rank is not None
+    assert rank.points == 6
+
+
+async def test_records_that_overlap_are_an_error(make: Make) -> None:
+    session = await make(Memory()).open(INFO)
+    await session.take(rows(1, 5))
+    with pytest.raises(ValueError, match="overlap"):
+        await session.take(rows(4, 8))
+
+
+async def test_a_gap_is_taken_and_counted(make: Make) -> None:
+    ingest = make(Memory())
+    session = await ingest.open(INFO)
+    await session.take(rows(11, 12))
+    rank = ingest.node.rank(INFO.key)
+    assert rank is not None
+    assert rank.refused == {"gap": 10}
+
+
+async def test_a_new_stream_takes_the_session_over_where_the_old_one_was_safe(make: Make) -> None:
+    ingest = make(Memory())
+    old = await ingest.open(INFO)
+    await old.take(rows(1, 3))
+    new = await ingest.open(INFO)
+    assert new.safe == 3
+    with pytest.raises(ConnectionAbortedError):
+        await old.take(rows(4, 4))
+    await new.take(rows(4, 4))
+    assert await asyncio.wait_for(new.saved(), 5) == 4
+
+
+async def test_a_rank_is_connected_while_a_stream_is_open(make: Make) -> None:
+    ingest = make(Memory())
+    session = await ingest.open(INFO)
+    rank = ingest.node.rank(INFO.key)
+    assert rank is not None
+    assert rank.connected
+    session.close()
+    assert not rank.connected
+
+
+async def test_without_a_record_what_is_taken_is_safe(make: Make) -> None:
+    session = await make(None).open(INFO)
+    await session.take(rows(1, 5))
+    assert await asyncio.wait_for(session.saved(), 5) == 5
+
+
+async def test_streams_wait_while_too_much_is_not_yet_on_disk(make: Make) -> None:
+    record = Memory()
+    session = await make(record).open(INFO)
+    record.full = True
+    await session.take(rows(1, 20_001))
+    waiting = asyncio.ensure_future(session.take(rows(20_002, 20_003)))
+    done, _ = await asyncio.wait({waiting}, timeout=0.2)
+    assert not done
+    record.full = False
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_closing_makes_safe_what_was_taken(make: Make) -> None:
+    record = Memory()
+    ingest = make(record)
+    session = await ingest.open(INFO)
+    await session.take(rows(1, 7))
+    await ingest.close(2.0)
+    assert record.safe == {1: 7}
