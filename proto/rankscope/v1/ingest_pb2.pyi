@@ -169,8 +169,10 @@ class Hello(google.protobuf.message.Message):
     config_json: builtins.str
     """init(config=…) as a JSON object; non-finite numbers as the strings "NaN", "Infinity" """
     @property
-    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """as given to init()"""
     notes: builtins.str
+    """as given to init()"""
     @property
     def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """python, torch, cuda versions, git commit, command line, user, …"""
@@ -250,6 +252,7 @@ class Series(google.protobuf.message.Message):
     name: builtins.str
     """as the user logged it; nested dicts joined with "/" """
     kind: global___Series.Kind.ValueType
+    """what its values are"""
     def __init__(
         self,
         *,
@@ -306,7 +309,9 @@ class Text(google.protobuf.message.Message):
     TAG_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     tag: builtins.str
+    """where it is shown: name/of/the/text"""
     value: builtins.str
+    """the text, Markdown allowed"""
     def __init__(
         self,
         *,
@@ -327,7 +332,9 @@ class Alert(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     SEVERITY_FIELD_NUMBER: builtins.int
     title: builtins.str
+    """one line: what is wrong"""
     text: builtins.str
+    """more about it"""
     severity: builtins.str
     """info, warning, critical"""
     def __init__(
@@ -349,6 +356,7 @@ class Expect(google.protobuf.message.Message):
 
     SECONDS_FIELD_NUMBER: builtins.int
     seconds: builtins.float
+    """from the event's time on"""
     def __init__(
         self,
         *,
@@ -458,16 +466,22 @@ class Event(google.protobuf.message.Message):
     step: builtins.int
     """step at which it was said"""
     monotonic_ns: builtins.int
+    """CLOCK_MONOTONIC of the node, nanoseconds"""
     @property
-    def text(self) -> global___Text: ...
+    def text(self) -> global___Text:
+        """words"""
     @property
-    def alert(self) -> global___Alert: ...
+    def alert(self) -> global___Alert:
+        """an alert of the user's own"""
     @property
-    def expect(self) -> global___Expect: ...
+    def expect(self) -> global___Expect:
+        """progress may take longer"""
     @property
-    def goodbye(self) -> global___Goodbye: ...
+    def goodbye(self) -> global___Goodbye:
+        """the session is over"""
     @property
-    def media(self) -> global___Media: ...
+    def media(self) -> global___Media:
+        """a piece of something large"""
     def __init__(
         self,
         *,
@@ -502,6 +516,7 @@ class Media(google.protobuf.message.Message):
     kind: builtins.str
     """image, histogram, table, graph, artifact"""
     tag: builtins.str
+    """where it is shown: name/of/the/thing"""
     id: builtins.int
     """unique in the session"""
     index: builtins.int
@@ -547,9 +562,11 @@ class Batch(google.protobuf.message.Message):
     def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Series]:
         """names that are new with this batch"""
     @property
-    def blocks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Block]: ...
+    def blocks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Block]:
+        """rows, in the order in which they were logged"""
     @property
-    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Event]: ...
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Event]:
+        """what is no row"""
     def __init__(
         self,
         *,
@@ -611,7 +628,9 @@ class Heartbeat(google.protobuf.message.Message):
     PHASE_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     monotonic_ns: builtins.int
+    """when it was said, CLOCK_MONOTONIC of the node, nanoseconds"""
     clock_offset_ns: builtins.int
+    """wall clock (Unix) minus CLOCK_MONOTONIC"""
     journal_bytes: builtins.int
     """waiting to be sent"""
     @property
@@ -655,6 +674,7 @@ class Welcome(google.protobuf.message.Message):
     protocol: builtins.int
     """protocol revision the agent speaks"""
     agent_version: builtins.str
+    """version of the distribution that holds the agent"""
     safe_sequence: builtins.int
     """records up to here are safe; send from the next one"""
     run: builtins.str
@@ -701,10 +721,13 @@ class Command(google.protobuf.message.Message):
     DUMP_STACKS_FIELD_NUMBER: builtins.int
     SET_RATE_FIELD_NUMBER: builtins.int
     id: builtins.int
+    """for the answer to refer to"""
     @property
-    def dump_stacks(self) -> global___DumpStacks: ...
+    def dump_stacks(self) -> global___DumpStacks:
+        """say where every thread is"""
     @property
-    def set_rate(self) -> global___SetRate: ...
+    def set_rate(self) -> global___SetRate:
+        """send something more or less often"""
     def __init__(
         self,
         *,
