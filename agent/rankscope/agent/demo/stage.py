@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class AgentProcess:
 
 
 @contextlib.contextmanager
-def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Iterator[AgentProcess]:
+def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Generator[AgentProcess, None, None]:
     """Run `rankscope agent` on a socket of its own and on `port`, or on a free one where that is taken."""
     with tempfile.TemporaryDirectory(prefix="rankscope-") as folder:
         here = Path(folder)

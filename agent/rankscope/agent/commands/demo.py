@@ -1,0 +1,118 @@
+"""`rankscope demo`: the main job with nothing else installed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from rankscope.agent.commands._failure import Failure
+from rankscope.agent.demo import screen, stage
+from rankscope.agent.demo.page import Page, scrape
+from rankscope.agent.demo.webhooks import Arrival, Webhooks
+
+FAULTS = ("none", "nan", "spike", "plateau", "overfit", "explode", "stall", "straggler", "kill", "slow-data")
+SETTLE = 8.0  # seconds after the training for what it caused to be resolved
+
+
+@click.command()
+@click.option("--ranks", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(10))
+@click.option("--fault", default="none", show_default=True, type=click.Choice(FAULTS))
+@click.option("--runs", default="rankscope-demo", show_default=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--serve", is_flag=True, help="Keep the agent up afterwards, until Ctrl-C.")
+def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None:
+    """See all of it: an agent, a torchrun job that really trains, a webhook receiver that shows what arrives.
+
+    \b
+    rankscope demo                     a healthy training
+    rankscope demo --fault nan         a bad batch: its loss is NaN on one rank
+    rankscope demo --fault spike       a learning rate 100 times too large for five steps
+    rankscope demo --serve             look at the page, scrape the metrics
+
+    Faults really happen inside the training, not in the reporting. Where the machine has no GPU, GPUs are simulated,
+    and everything that shows them says so.
+    """
+    console = Console()
+    simulated = not stage.has_gpu()
+    console.print("[bold]Rankscope demo[/]: an agent, and a small transformer that learns English on", ranks, "ranks")
+    if simulated:
+        console.print("No NVIDIA driver here: [yellow]the GPUs shown are simulated[/], the rest is real.")
+    try:
+        with contextlib.ExitStack() as stack:
+            webhooks = stack.enter_context(Webhooks(None if console.is_terminal else _say(console)))
+            config: dict[str, object] = {
+                "notifiers": {"webhook": [{"url": webhooks.url}]},
+                "samplers": {"gpu": {"source": "simulated" if simulated else "auto"}},
+                "alerts": {"group_interval": "2s", "resolve_after": "2s"},
+            }
+            agent = stack.enter_context(stage.agent(runs.absolute(), config))
+            console.print(f"agent: {agent.url}   webhook receiver: {webhooks.url}   runs: {runs.absolute()}\n")
+            log = Path(stack.enter_context(tempfile.TemporaryDirectory()), "training.log")
+            arguments = ["--steps", str(steps), "--fault", fault, "--project", "demo", "--name", f"demo-{fault}"]
+            training = stage.torchrun(agent, ranks, arguments, log, restarts=1 if fault == "kill" else 0)
+            stack.callback(stage.end, training, 5.0)
+            page = _watch(console, training, agent.url, steps, webhooks)
+            if training.returncode:
+                console.print(log.read_text(errors="replace"), style="dim", highlight=False, markup=False)
+                console.print(f"the training ended with status {training.returncode}", style="red")
+            screen.ending(console, page, runs.absolute(), agent.url, list(webhooks.arrivals), serving=serve)
+            if serve:
+                console.print("\nThe agent stays up: Ctrl-C ends it.")
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    except stage.StageError as error:
+        raise Failure(str(error)) from None
+
+
+def _watch(console: Console, training: subprocess.Popen[bytes], url: str, steps: int, webhooks: Webhooks) -> Page:
+    """Show the training until it is over and what it caused is settled; return the last page of metrics."""
+    page = Page()
+    over: float | None = None
+    with Live(console=console, refresh_per_second=8) if console.is_terminal else _Lines(console) as view:
+        while over is None or (time.monotonic() - over < SETTLE and _unsettled(webhooks)):
+            page = scrape(url) if training.poll() is None or not page.series else page
+            view.update(screen.live(page, steps, list(webhooks.arrivals)))
+            if over is None and training.poll() is not None:
+                over = time.monotonic()
+                page = scrape(url)
+            time.sleep(0.25)
+        page = scrape(url)
+        view.update(screen.live(page, steps, list(webhooks.arrivals)))
+    return page
+
+
+def _unsettled(webhooks: Webhooks) -> bool:
+    """True while something that was announced as firing has not been announced as resolved."""
+    last = {str(a.body["groupKey"]): a.body["status"] for a in webhooks.arrivals}
+    return "firing" in last.values()
+
+
+def _say(console: Console) -> Callable[[Arrival], None]:
+    return lambda arrival: console.print("webhook:", screen.headline(arrival), highlight=False)
+
+
+class _Lines:
+    """Where there is no terminal: a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, view: RenderableType) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 5.0
+            self._console.print(view)

@@ -1,0 +1,106 @@
+"""What the demo shows while it runs, and what it says at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rankscope.agent.demo.page import Page
+from rankscope.agent.demo.webhooks import Arrival
+
+COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan", "resolved": "green"}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number as a table shows it; what is missing is a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits}g}" if math.isfinite(value) else f"[bold red]{value}[/]"
+
+
+def live(page: Page, steps: int, arrivals: Sequence[Arrival]) -> RenderableType:
+    """Return the running view: progress, one line a rank, the newest alerts."""
+    done = max((value + 1 for _, value in page.get("train_step")), default=0.0)
+    progress = Table.grid(padding=(0, 1))
+    progress.add_row("training", ProgressBar(total=steps, completed=min(done, steps), width=50), f"{done:.0f}/{steps}")
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for column in ("rank", "step", "loss", "val loss", "learning rate", "gradient norm", "GPU", "GPU busy"):
+        table.add_column(column, justify="right")
+    for labels, up in sorted(page.get("rank_up"), key=lambda item: int(item[0]["rank"])):
+        rank = labels["rank"]
+        step = page.value("train_step", rank=rank)
+        info = page.get("rank_info", rank=rank)
+        gpu = info[0][0].get("gpu", "") if info else ""
+        busy = page.value("gpu_utilization_ratio", gpu=gpu) if gpu else None
+        table.add_row(
+            rank if up else f"[dim]{rank}[/]",
+            number(step, 6),
+            number(page.value("train_loss", rank=rank)),
+            number(page.value("train_val_loss", rank=rank)),
+            number(page.value("train_learning_rate", rank=rank), 2),
+            number(page.value("train_grad_norm", rank=rank), 3),
+            gpu or "–",
+            "–" if busy is None else f"{busy:.0%}",
+        )
+    lines = [Text.from_markup(headline(arrival)) for arrival in arrivals[-5:]]
+    return Group(progress, table, *lines)
+
+
+def headline(arrival: Arrival) -> str:
+    """Return one line for a webhook: what, where, in words."""
+    body = arrival.body
+    status = str(body["status"])
+    labels = cast("Mapping[str, str]", body["commonLabels"])
+    alerts = cast("Sequence[Mapping[str, Mapping[str, str]]]", body["alerts"])
+    summary = alerts[0]["annotations"].get("summary", "") if alerts else ""
+    colour = COLOURS["resolved" if status == "resolved" else labels.get("severity", "info")]
+    return f"[{colour}]{status:>8}  {escape(labels.get('alertname', '?'))}[/]  {escape(summary)}"
+
+
+def explained(arrival: Arrival) -> str:
+    """Return a webhook with the causes and fixes it carries, as markup."""
+    lines = [headline(arrival)]
+    for alert in cast("Sequence[Mapping[str, Mapping[str, str]]]", arrival.body["alerts"]):
+        if arrival.body["status"] == "firing":
+            for key in ("causes", "fixes"):
+                words = alert["annotations"].get(key, "").strip()
+                lines += [f"{'':10}[dim]{key}:[/] {escape(line)}" for line in words.splitlines()[:4]]
+    return "\n".join(lines)
+
+
+def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequence[Arrival], *, serving: bool) -> None:
+    """Say what was logged, what fired, what was received, and where to look."""
+    points = page.get("ingest_points_total")
+    steps = {labels["rank"]: value + 1 for labels, value in page.get("train_step")}
+    console.rule("[bold]what was logged[/]", align="left")
+    for labels, count in points:
+        rank = labels["rank"]
+        console.print(f"rank {rank} of {escape(labels['run'])}: {steps.get(rank, 0):.0f} steps, {count:,.0f} points")
+    console.rule("[bold]what was found[/]", align="left")
+    for arrival in arrivals:
+        console.print(explained(arrival), highlight=False)
+    if not arrivals:
+        console.print("nothing wrong, and so no webhook was sent", style="green")
+    firing = [arrival for arrival in arrivals if arrival.body["status"] == "firing"]
+    if firing:
+        console.rule(f"[bold]the first of {len(arrivals)} webhook bodies that the receiver got[/]", align="left")
+        console.print_json(json.dumps(firing[0].body), indent=2)
+    console.rule("[bold]where to look[/]", align="left")
+    where = Table.grid(padding=(0, 2))
+    where.add_row("TensorBoard", f"tensorboard --logdir {runs}")
+    where.add_row("the run's folder", str(next(iter(sorted(runs.glob("*/*/run.json"), reverse=True)), runs).parent))
+    if serving:
+        where.add_row("page", f"{url}/")
+        where.add_row("Prometheus scrapes", f"{url}/metrics")
+    else:
+        where.add_row("page and metrics", "rankscope demo --serve keeps the agent up to look at them")
+    console.print(where)
