@@ -379,6 +379,7 @@ class Goodbye(google.protobuf.message.Message):
     class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Goodbye._Reason.ValueType], builtins.type):
         DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
         UNKNOWN: Goodbye._Reason.ValueType  # 0
+        """nobody knows"""
         FINISHED: Goodbye._Reason.ValueType  # 1
         """finish() or the end of the script"""
         EXCEPTION: Goodbye._Reason.ValueType  # 2
@@ -390,6 +391,7 @@ class Goodbye(google.protobuf.message.Message):
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     UNKNOWN: Goodbye.Reason.ValueType  # 0
+    """nobody knows"""
     FINISHED: Goodbye.Reason.ValueType  # 1
     """finish() or the end of the script"""
     EXCEPTION: Goodbye.Reason.ValueType  # 2
@@ -422,6 +424,7 @@ class Goodbye(google.protobuf.message.Message):
     EXCEPTION_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     reason: global___Goodbye.Reason.ValueType
+    """why it ended"""
     exit_code: builtins.int
     """as given to finish(), or the exit status where known"""
     signal: builtins.int
