@@ -3,53 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
 
 from rankscope.agent.model import Histogram, Metric, Sample
 from rankscope.agent.runs import readings
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.readings import Context, Readings, Selection
-from rankscope.agent.runs.state import Node, Rank, Run
-
-RUN = ("run",)
-RANK = ("run", "rank")
-
-
-class _RunRow(NamedTuple):
-    metric: Metric
-    read: Callable[[Run, Context], Readings]
-
-
-class _RankRow(NamedTuple):
-    metric: Metric
-    read: Callable[[Rank, Context], Readings]
-
-
-def _one(value: float | Histogram | None) -> Readings:
-    if value is not None:
-        yield (), value
-
-
-def _run(
-    name: str, unit: str, help: str, read: Callable[[Run, Context], float | None], source: str = "agent"
-) -> _RunRow:
-    return _RunRow(Metric(name, "gauge", help, RUN, unit, source), lambda run, at: _one(read(run, at)))
-
-
-def _rank(
-    name: str, unit: str, help: str, read: Callable[[Rank, Context], float | None], source: str = "step event"
-) -> _RankRow:
-    kind = "counter" if name.endswith("_total") else "gauge"
-    return _RankRow(Metric(name, kind, help, RANK, unit, source), lambda rank, at: _one(read(rank, at)))
-
-
-def _role(name: str, role: str, unit: str, help: str, source: str = "step event") -> _RankRow:
-    def read(rank: Rank, at: Context) -> float | None:
-        series = rank.role(role)
-        return series.last if series is not None and len(series) else None
-
-    return _rank(name, unit, help, read, source)
+from rankscope.agent.runs.rows import RANK, RUN, RankRow, RunRow, one, rank_row, role_row, run_row
+from rankscope.agent.runs.state import Node, Rank
 
 
 def _ratio(rank: Rank, at: Context) -> float | None:
@@ -99,7 +60,7 @@ def _nonfinite(rank: Rank, at: Context) -> Readings:
 
 
 RUN_ROWS = (
-    _RunRow(
+    RunRow(
         Metric(
             "run_info",
             "info",
@@ -109,16 +70,16 @@ RUN_ROWS = (
         ),
         lambda run, at: iter([(readings.facts(run), 1.0)]),
     ),
-    _run("run_world_size", "", "Ranks of the run on all nodes.", lambda run, at: run.info.world_size, "rank hello"),
-    _run("run_local_ranks", "", "Ranks of the run alive on this node.", lambda run, at: len(run.live(at.now))),
-    _run("run_start_time_seconds", "seconds", "Unix time of the run's first event.", lambda run, at: run.started),
-    _run(
+    run_row("run_world_size", "", "Ranks of the run on all nodes.", lambda run, at: run.info.world_size, "rank hello"),
+    run_row("run_local_ranks", "", "Ranks of the run alive on this node.", lambda run, at: len(run.live(at.now))),
+    run_row("run_start_time_seconds", "seconds", "Unix time of the run's first event.", lambda run, at: run.started),
+    run_row(
         "run_last_event_timestamp_seconds",
         "seconds",
         "Unix time of the newest event of any rank on this node.",
         lambda run, at: run.last_event,
     ),
-    _run(
+    run_row(
         "run_target_steps",
         "",
         "Planned steps, where the configuration says.",
@@ -127,7 +88,7 @@ RUN_ROWS = (
 )
 
 RANK_ROWS = (
-    _RankRow(
+    RankRow(
         Metric(
             "rank_info",
             "info",
@@ -137,45 +98,47 @@ RANK_ROWS = (
         ),
         _device,
     ),
-    _rank(
+    rank_row(
         "rank_up",
         "",
         "1 while the rank reports; 0 when it is silent or has ended.",
         lambda rank, at: float(rank.state(at.now) == "running"),
         "heartbeat",
     ),
-    _rank(
+    rank_row(
         "rank_attempt",
         "",
         "Attempt of the rank: 0 at first, 1 more with each restart by the launcher.",
         lambda rank, at: rank.info.attempt,
         "rank hello",
     ),
-    _rank(
+    rank_row(
         "rank_last_step_timestamp_seconds",
         "seconds",
         "Unix time of the newest finished step.",
         lambda rank, at: rank.last_step_time or None,
     ),
-    _rank(
+    rank_row(
         "rank_step_time_ratio",
         "ratio",
         "Median step time of the rank over that of the run's ranks on this node, newest 50 steps.",
         _ratio,
         "agent",
     ),
-    _rank("rank_straggler", "", "1 while the agent holds the rank for a straggler.", _straggler, "rules"),
-    _RankRow(
+    rank_row("rank_straggler", "", "1 while the agent holds the rank for a straggler.", _straggler, "rules"),
+    RankRow(
         Metric("rank_exit_info", "info", "How a rank ended.", (*RANK, "attempt", "reason"), source="goodbye"), _exit
     ),
-    _rank("train_step", "", "Newest finished step; may go back after a restart.", lambda rank, at: rank.step),
-    _rank("train_steps_total", "", "Steps finished since the agent first saw the rank.", lambda rank, at: rank.steps),
-    _role("train_epoch", "epoch", "", "Current epoch, may be fractional."),
-    _role("train_samples_total", "samples", "", "Samples consumed, as the trainer counts them."),
-    _role("train_tokens_total", "tokens", "", "Tokens consumed, as the trainer counts them."),
-    _role("train_loss", "loss", "", "Newest training loss; NaN and infinities are values."),
-    _role("train_val_loss", "val_loss", "", "Newest evaluation loss.", "eval event"),
-    _RankRow(
+    rank_row("train_step", "", "Newest finished step; may go back after a restart.", lambda rank, at: rank.step),
+    rank_row(
+        "train_steps_total", "", "Steps finished since the agent first saw the rank.", lambda rank, at: rank.steps
+    ),
+    role_row("train_epoch", "epoch", "", "Current epoch, may be fractional."),
+    role_row("train_samples_total", "samples", "", "Samples consumed, as the trainer counts them."),
+    role_row("train_tokens_total", "tokens", "", "Tokens consumed, as the trainer counts them."),
+    role_row("train_loss", "loss", "", "Newest training loss; NaN and infinities are values."),
+    role_row("train_val_loss", "val_loss", "", "Newest evaluation loss.", "eval event"),
+    RankRow(
         Metric(
             "train_learning_rate",
             "gauge",
@@ -185,9 +148,9 @@ RANK_ROWS = (
         ),
         lambda rank, at: readings.learning_rates(rank),
     ),
-    _role("train_grad_norm", "grad_norm", "", "Newest global gradient norm."),
-    _role("train_grad_scale", "grad_scale", "", "Newest loss scale of mixed precision."),
-    _RankRow(
+    role_row("train_grad_norm", "grad_norm", "", "Newest global gradient norm."),
+    role_row("train_grad_scale", "grad_scale", "", "Newest loss scale of mixed precision."),
+    RankRow(
         Metric(
             "train_nonfinite_total",
             "counter",
@@ -197,12 +160,12 @@ RANK_ROWS = (
         ),
         _nonfinite,
     ),
-    _role("train_skipped_steps_total", "skipped_steps", "", "Optimizer steps skipped because of overflow."),
-    _RankRow(
+    role_row("train_skipped_steps_total", "skipped_steps", "", "Optimizer steps skipped because of overflow."),
+    RankRow(
         Metric("train_step_duration_seconds", "histogram", "Wall time of a step.", RANK, "seconds", "step event"),
-        lambda rank, at: _one(rank.step_histogram()),
+        lambda rank, at: one(rank.step_histogram()),
     ),
-    _RankRow(
+    RankRow(
         Metric(
             "train_step_phase_seconds_total",
             "counter",
@@ -213,31 +176,33 @@ RANK_ROWS = (
         ),
         lambda rank, at: readings.phases(rank),
     ),
-    _role("train_gpu_memory_allocated_bytes", "gpu_memory_allocated", "bytes", "Memory that torch has allocated."),
-    _role("train_gpu_memory_peak_bytes", "gpu_memory_peak", "bytes", "Most memory that torch had allocated."),
-    _rank(
+    role_row("train_gpu_memory_allocated_bytes", "gpu_memory_allocated", "bytes", "Memory that torch has allocated."),
+    role_row("train_gpu_memory_peak_bytes", "gpu_memory_peak", "bytes", "Most memory that torch had allocated."),
+    rank_row(
         "train_checkpoint_duration_seconds",
         "seconds",
         "Duration of the newest checkpoint.",
         lambda rank, at: _checkpoint(rank, at, "value"),
         "phase checkpoint",
     ),
-    _rank(
+    rank_row(
         "train_last_checkpoint_timestamp_seconds",
         "seconds",
         "Unix time at which the newest checkpoint ended.",
         lambda rank, at: _checkpoint(rank, at, "time"),
         "phase checkpoint",
     ),
-    _role(
+    role_row(
         "train_flops_utilization_ratio", "flops_utilization", "ratio", "Share of peak FLOPS, as the trainer reports."
     ),
-    _RankRow(
+    RankRow(
         Metric("train_value", "gauge", "Newest value of a scalar of the user's own.", (*RANK, "name"), source="log()"),
         lambda rank, at: readings.values(rank, at.values),
     ),
-    _role("train_update_ratio", "update_ratio", "ratio", "Size of the update over the size of the weights.", "watch()"),
-    _RankRow(
+    role_row(
+        "train_update_ratio", "update_ratio", "ratio", "Size of the update over the size of the weights.", "watch()"
+    ),
+    RankRow(
         Metric(
             "sdk_log_seconds",
             "gauge",
@@ -248,14 +213,14 @@ RANK_ROWS = (
         ),
         _log_seconds,
     ),
-    _rank(
+    rank_row(
         "sdk_overhead_ratio",
         "ratio",
         "The SDK's time over the time of the steps.",
         lambda rank, at: rank.heartbeat.overhead_ratio if rank.heartbeat else None,
         "heartbeat",
     ),
-    _RankRow(
+    RankRow(
         Metric(
             "sdk_dropped_points_total",
             "counter",
@@ -265,15 +230,15 @@ RANK_ROWS = (
         ),
         _dropped,
     ),
-    _rank(
+    rank_row(
         "sdk_journal_bytes",
         "bytes",
         "Points on the rank's disk that wait to be sent.",
         lambda rank, at: rank.heartbeat.journal_bytes if rank.heartbeat else None,
         "heartbeat",
     ),
-    _rank("ingest_points_total", "", "Points taken from the rank.", lambda rank, at: rank.points, "receiver"),
-    _rank(
+    rank_row("ingest_points_total", "", "Points taken from the rank.", lambda rank, at: rank.points, "receiver"),
+    rank_row(
         "ingest_lag_seconds",
         "seconds",
         "From log() to the agent's state, newest batch.",
@@ -285,10 +250,13 @@ RANK_ROWS = (
 METRICS: tuple[Metric, ...] = (*(row.metric for row in RUN_ROWS), *(row.metric for row in RANK_ROWS))
 
 
+EVERYTHING = Selection()
+
+
 def samples(
     node: Node,
     now: float,
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     stragglers: Collection[tuple[str, int]] | None = None,
 ) -> Iterator[Sample]:
     """Yield every sample of the runs and ranks that the node knows, at `now` (Unix seconds).
@@ -304,8 +272,8 @@ def samples(
         for row in RUN_ROWS:
             yield from _labelled(row.metric, (run.name,), row.read(run, at))
         for number, rank in sorted(run.ranks.items()):
-            for rank_row in RANK_ROWS:
-                yield from _labelled(rank_row.metric, (run.name, str(number)), rank_row.read(rank, at))
+            for each in RANK_ROWS:
+                yield from _labelled(each.metric, (run.name, str(number)), each.read(rank, at))
 
 
 def _labelled(

@@ -28,6 +28,12 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "first_layer_grad_norm": ("first_layer_grad_norm", "grad_norm_first"),
     "last_layer_grad_norm": ("last_layer_grad_norm", "grad_norm_last"),
     "rank_step_seconds": ("rank_step_seconds", "rank_step_s"),
+    "samples": ("samples_seen", "consumed_samples", "train/samples_seen"),
+    "tokens": ("tokens_seen", "consumed_tokens", "num_input_tokens_seen", "train/num_input_tokens_seen"),
+    "skipped_steps": ("skipped_steps", "train/skipped_steps"),
+    "flops_utilization": ("flops_utilization", "mfu", "train/mfu"),
+    "gpu_memory_allocated": ("gpu_memory_allocated_bytes", "memory_allocated_bytes"),
+    "gpu_memory_peak": ("gpu_memory_peak_bytes", "max_memory_allocated_bytes"),
 }
 
 _FOLD = str.maketrans("", "", "/.-_ ")
