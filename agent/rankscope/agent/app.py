@@ -24,6 +24,7 @@ from rankscope.agent.ingest import Ingest
 from rankscope.agent.judging import Judging
 from rankscope.agent.model import Batch, Sample
 from rankscope.agent.runs import metrics
+from rankscope.agent.runs.retention import prune
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.sampling import Sampling
@@ -33,6 +34,7 @@ from rankscope.agent.web.app import View, create
 log = logging.getLogger("rankscope.agent")
 
 SWEEP_EVERY = 5.0  # seconds
+PRUNE_EVERY = 3600.0  # seconds
 DRAIN = 2.0  # seconds that the record may take to become safe at the end
 
 
@@ -164,11 +166,22 @@ class Agent:
         self.telemetry.dropped("record_error", 0)
 
     async def _sweep(self) -> None:
-        """Forget runs that are over."""
+        """Forget runs that are over, and remove those that are older than they are to be kept."""
+        pruned = 0.0
         while True:
-            await asyncio.sleep(SWEEP_EVERY)
             for run in self.node.sweep(time.time(), self.config.runs.forget_after):
                 self.alerts.forget(run, time.time())
+            if time.monotonic() - pruned > PRUNE_EVERY or not pruned:
+                pruned = time.monotonic()
+                try:
+                    gone = await asyncio.to_thread(
+                        prune, Path(self.config.runs.dir), self.config.runs.keep_days, time.time()
+                    )
+                    for folder in gone:
+                        log.info("removed %s: older than %g days", folder, self.config.runs.keep_days)
+                except OSError as error:
+                    log.warning("cannot remove old runs: %s", error)
+            await asyncio.sleep(SWEEP_EVERY)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A part that ends by itself ends the agent: half an agent would look healthy."""
