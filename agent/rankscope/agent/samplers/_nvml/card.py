@@ -1,0 +1,206 @@
+"""One device, read row by row: what fails costs its own value, what is unsupported is never asked for again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.reads import Field, Gpm, Read
+from rankscope.agent.samplers._nvml.rows import Row
+
+Value = tuple[str, str, float]
+"""Metric, label value ("" without), value."""
+
+_UNSUPPORTED = frozenset(
+    (
+        nvml.NVML_ERROR_INVALID_ARGUMENT,
+        nvml.NVML_ERROR_NOT_SUPPORTED,
+        nvml.NVML_ERROR_NO_PERMISSION,
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+        nvml.NVML_ERROR_DEPRECATED,
+    )
+)
+_LOST = frozenset((nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_GPU_NOT_FOUND))
+_DRIVER = frozenset(
+    (
+        nvml.NVML_ERROR_UNINITIALIZED,
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+    )
+)
+_VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
+_BLANK32 = 0x7FFFFFF0  # and the 15 above it: blank, not found, not supported, no permission … (dcgm_structs.h)
+_BLANK64 = 0x7FFFFFFFFFFFFFF0
+_BLANK_DOUBLE = 140737488355328.0
+_NO_VALUE = frozenset((0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, -1))  # NVML_VALUE_NOT_AVAILABLE
+MAX_LINKS = 18
+
+
+class LostError(Exception):
+    """The device does not answer any more; the text is the driver's."""
+
+
+class DriverError(Exception):
+    """NVML as a whole does not answer any more, as after the driver was replaced; the text is the driver's."""
+
+
+class Profile(Protocol):
+    """Gives the profiling metrics of a device since it was last asked, by their number."""
+
+    def read(self, metrics: Iterable[int]) -> dict[int, float]: ...
+
+
+def check(error: Any) -> None:
+    """Raise LostError or DriverError when an error means more than one value."""
+    if error.value in _LOST:
+        raise LostError(str(error)) from None
+    if error.value in _DRIVER:
+        raise DriverError(str(error)) from None
+
+
+def number(got: object) -> float | None:
+    """Return a number that NVML gave, or None where it stands for "none"."""
+    if not isinstance(got, (int, float)):
+        return None
+    if isinstance(got, float):
+        return None if got == _BLANK_DOUBLE else got
+    if _BLANK32 <= got <= 0x7FFFFFFF or got >= _BLANK64 or got in _NO_VALUE:
+        return None
+    return float(got)
+
+
+class Card:
+    """A GPU or a MIG instance. `api` is nvidia-ml-py, or what stands in for it."""
+
+    def __init__(self, api: Any, handle: object, rows: tuple[Row, ...], profile: Profile | None) -> None:
+        self._api = api
+        self._handle = handle
+        self._rows = rows
+        self._profile = profile
+        self._dead: set[object] = set()  # calls and fields that are unsupported
+        self._kept: dict[str, list[Value]] = {}  # of slow rows
+        self._links: list[int] | None = None
+        self._field_ids: dict[Field, tuple[int, int]] = {}
+        self._gpm_ids: dict[Gpm, int] = {}
+        for row in rows:
+            for each in row.reads.values():
+                for read in each if isinstance(each, tuple) else (each,):
+                    number_of = getattr(nvml, str(getattr(read, "name", "")), None)
+                    if isinstance(read, Field) and number_of is not None:
+                        self._field_ids[read] = (number_of, read.scope)
+                    elif isinstance(read, Gpm) and number_of is not None:
+                        self._gpm_ids[read] = number_of
+        self._calls: dict[tuple[object, ...], Any] = {}
+        self._fields: dict[Field, float | None] | None = None
+        self._metrics: dict[int, float] | None = None
+
+    number = staticmethod(number)
+
+    def read(self, slow: bool) -> list[Value]:
+        """Return what can be read now; slow rows only if asked, else as they were. Raises LostError, DriverError."""
+        self._calls.clear()
+        self._fields = self._metrics = None
+        found: list[Value] = []
+        readable: set[str] = set()
+        for row in self._rows:
+            if row.unless in readable:
+                continue
+            if row.slow and not slow and row.name in self._kept:
+                found.extend(self._kept[row.name])
+                continue
+            values = [
+                (row.name, label, value)
+                for label, each in row.reads.items()
+                if (value := self._value(row, each)) is not None
+            ]
+            if values:
+                readable.add(row.name)
+            if row.slow:
+                self._kept[row.name] = values
+            found.extend(values)
+        return found
+
+    def _value(self, row: Row, reads: Read | tuple[Read, ...]) -> float | None:
+        for read in reads if isinstance(reads, tuple) else (reads,):
+            value: float | None = None
+            with contextlib.suppress(nvml.NVMLError, AttributeError, TypeError, LookupError):
+                value = read.read(self)
+            if value is not None:
+                return row.plausible(value * read.scale)
+        return None
+
+    def call(self, function: str, *arguments: int | str) -> object:
+        """Return what a function gives for this device, asked once a collection.
+
+        Raises NVMLError when it fails, LostError, DriverError, and AttributeError where there is no such function.
+        """
+        key = (function, *arguments)
+        if key in self._dead:
+            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
+        if key in self._calls:
+            got = self._calls[key]
+            if isinstance(got, nvml.NVMLError):
+                raise got
+            return got
+        numbers: list[int] = [each if isinstance(each, int) else getattr(nvml, each) for each in arguments]
+        try:
+            got = self._calls[key] = getattr(self._api, function)(self._handle, *numbers)
+        except nvml.NVMLError as error:
+            check(error)
+            if error.value in _UNSUPPORTED:
+                self._dead.add(key)
+            self._calls[key] = error
+            raise
+        return got
+
+    def field(self, field: Field) -> float | None:
+        if self._fields is None:
+            self._fields = self._read_fields()
+        return self._fields.get(field)
+
+    def _read_fields(self) -> dict[Field, float | None]:
+        asked = [(field, ids) for field, ids in self._field_ids.items() if field not in self._dead]
+        if not asked:
+            return {}
+        try:
+            answers = self._api.nvmlDeviceGetFieldValues(self._handle, [ids for _, ids in asked])
+        except nvml.NVMLError as error:
+            check(error)
+            if error.value in _UNSUPPORTED:
+                self._dead.update(field for field, _ in asked)
+            return {}
+        found: dict[Field, float | None] = {}
+        answer: Any
+        for (field, _), answer in zip(asked, answers, strict=True):
+            if answer.nvmlReturn == nvml.NVML_SUCCESS:
+                if int(answer.valueType) < len(_VALUE_MEMBERS):
+                    found[field] = number(getattr(answer.value, _VALUE_MEMBERS[int(answer.valueType)]))
+            elif answer.nvmlReturn in _UNSUPPORTED:
+                self._dead.add(field)
+            else:
+                check(nvml.NVMLError(answer.nvmlReturn))
+        return found
+
+    def gpm(self, gpm: Gpm) -> float | None:
+        if self._profile is None or gpm not in self._gpm_ids:
+            return None
+        if self._metrics is None:
+            self._metrics = self._profile.read(self._gpm_ids.values())
+        return number(self._metrics.get(self._gpm_ids[gpm]))
+
+    def links_up(self) -> float | None:
+        """Count the links that are up; None for a card without any."""
+        if self._links is None:
+            self._links = [link for link in range(MAX_LINKS) if self._link(link) is not None]
+        return float(sum(self._link(link) or 0 for link in self._links)) if self._links else None
+
+    def _link(self, link: int) -> int | None:
+        try:
+            return int(self._api.nvmlDeviceGetNvLinkState(self._handle, link) == nvml.NVML_FEATURE_ENABLED)
+        except nvml.NVMLError as error:
+            check(error)
+            return None

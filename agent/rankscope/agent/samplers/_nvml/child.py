@@ -1,0 +1,167 @@
+"""The process that holds NVML: it may hang or die with a card, and the agent goes on.
+
+It reads one JSON question a line (`{"slow": true, "skip": [3]}`: indices) and answers with lines: `at` before it
+touches a card, so that a hang has a name, `card` after, and `end`. It ends when nobody asks any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.card import DriverError, LostError, Profile, check
+from rankscope.agent.samplers._nvml.device import Device
+from rankscope.agent.samplers._nvml.profile import GpmProfile
+from rankscope.agent.samplers._nvml.reading import Reading
+
+
+class Answers:
+    """Lines to whoever asked."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)  # what a library prints must not come between
+
+    def say(self, **tree: Any) -> None:
+        self._out.write(json.dumps(tree, separators=(",", ":")).encode() + b"\n")
+
+
+class Questions:
+    """Lines from whoever asks; at their end the process ends, even while NVML hangs in another thread."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin.buffer:
+            self._lines.put(line)
+        os._exit(0)
+
+    def next(self) -> dict[str, Any]:
+        tree: dict[str, Any] = json.loads(self._lines.get())
+        return tree
+
+
+class Xids:
+    """XID errors as NVML tells them, waited for in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: list[tuple[str, int, float]] = []
+        self._set: object | None = None
+
+    def watch(self, handle: object) -> bool:
+        """Listen for errors of a device; False where it tells none."""
+        try:
+            if self._set is None:
+                self._set = nvml.nvmlEventSetCreate()
+                threading.Thread(target=self._wait, daemon=True).start()
+            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._set)
+        except nvml.NVMLError as error:
+            check(error)
+            return False
+        return True
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._set, 1000)
+                uuid = str(nvml.nvmlDeviceGetUUID(event.device))
+            except nvml.NVMLError as error:
+                if error.value != nvml.NVML_ERROR_TIMEOUT:
+                    time.sleep(1.0)  # a lost device fails at once, each time
+                continue
+            with self._lock:
+                self._found.append((uuid, int(event.eventData), time.time()))
+
+    def take(self) -> list[tuple[str, int, float]]:
+        with self._lock:
+            found, self._found = self._found, []
+        return found
+
+
+def profile_of(handle: object, instance: int | None) -> Profile | None:
+    if not GpmProfile.supported(nvml, handle):
+        return None
+    try:
+        return GpmProfile(nvml, handle, instance)
+    except nvml.NVMLError:
+        return None
+
+
+class Cards:
+    """The devices by index, each opened when it is first looked at."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._devices: dict[int, Device] = {}
+        self._xids = Xids()
+
+    def look(self, slow: bool, skip: set[int]) -> None:
+        """Answer with every card. Raises DriverError and NVMLError when there is no use in going on."""
+        for index in range(nvml.nvmlDeviceGetCount()):
+            if index not in skip:
+                self._answers.say(at=index)
+                self._answers.say(card=self._read(index, slow).to_json())
+        self._answers.say(end=True, xids=self._xids.take())
+
+    def _read(self, index: int, slow: bool) -> Reading:
+        device = self._devices.get(index)
+        try:
+            if device is None:
+                device = self._devices[index] = self._open(index)
+            return device.read(slow)
+        except LostError as error:
+            return Reading(index, device.uuid if device else "", lost=str(error))
+
+    def _open(self, index: int) -> Device:
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            device = Device(nvml, index, handle, profile_of)
+        except nvml.NVMLError as error:
+            check(error)
+            raise LostError(str(error)) from None
+        self._xids.watch(handle)
+        return device
+
+
+def versions() -> dict[str, str]:
+    cuda = _version(nvml.nvmlSystemGetCudaDriverVersion_v2)
+    return {
+        "driver_version": str(_version(nvml.nvmlSystemGetDriverVersion)),
+        "nvml_version": str(_version(nvml.nvmlSystemGetNVMLVersion)),
+        "cuda_version": f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) else "",
+    }
+
+
+def _version(function: Callable[[], object]) -> object:
+    try:
+        return function()
+    except nvml.NVMLError:
+        return ""
+
+
+def main() -> int:
+    answers, questions = Answers(), Questions()
+    try:
+        nvml.nvmlInit()
+        answers.say(versions=versions())
+        cards = Cards(answers)
+        while True:
+            question = questions.next()
+            cards.look(bool(question.get("slow")), set(question.get("skip", ())))
+    except (DriverError, LostError, nvml.NVMLError) as error:
+        answers.say(error=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

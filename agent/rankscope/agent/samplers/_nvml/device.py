@@ -1,0 +1,150 @@
+"""One GPU with its MIG instances and processes, as a reading."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.card import Card, Profile, check, number
+from rankscope.agent.samplers._nvml.reading import Instance, Process, Reading
+from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS
+
+ProfileOf = Callable[[object, "int | None"], "Profile | None"]
+"""Makes the profile of a GPU's handle, or of one MIG GPU instance on it; None where there is no profiling."""
+
+
+class Device:
+    """A GPU behind its handle. Raises NVMLError when not even the uuid can be read."""
+
+    def __init__(self, api: Any, index: int, handle: object, profile_of: ProfileOf) -> None:
+        self._api = api
+        self._handle = handle
+        self._profile_of = profile_of
+        self.index = index
+        self.uuid = str(api.nvmlDeviceGetUUID(handle))
+        self._mig = self._mig_mode()
+        # GPM samples of the whole device are not to be had in MIG mode, only those of instances
+        self._card = Card(api, handle, ROWS, None if self._mig == "enabled" else profile_of(handle, None))
+        self._facts = self._read_facts()
+        self._instances: list[_Slice] | None = None
+        self._seen = 0  # time stamp of the newest process utilization, microseconds
+
+    def read(self, slow: bool) -> Reading:
+        """Return what can be read now. Raises LostError or DriverError."""
+        if slow or self._instances is None:
+            self._mig = self._mig_mode()
+            self._enumerate()
+        reading = Reading(self.index, self.uuid, {**self._facts, "mig_mode": self._mig})
+        reading.values = self._card.read(slow)
+        reading.instances = [each.read(slow) for each in self._instances or ()]
+        if reading.instances:
+            reading.processes = [process for each in reading.instances for process in each.processes]
+        else:
+            reading.processes = self._with_utilization(processes(self._api, self._handle))
+        return reading
+
+    def _text(self, function: str) -> str:
+        try:
+            return str(getattr(self._api, function)(self._handle))
+        except nvml.NVMLError as error:
+            check(error)
+            return ""
+
+    def _read_facts(self) -> dict[str, str]:
+        address = ""
+        with contextlib.suppress(nvml.NVMLError):
+            address = str(self._api.nvmlDeviceGetPciInfo(self._handle).busId).lower()
+        if len(address) == 16 and address.startswith("0000"):
+            address = address[4:]  # 00000000:3b:00.0 → 0000:3b:00.0, as the kernel writes it
+        return {
+            "name": self._text("nvmlDeviceGetName"),
+            "pci_bus_id": address,
+            "minor": self._text("nvmlDeviceGetMinorNumber"),
+            "serial": self._text("nvmlDeviceGetSerial"),
+            "vbios": self._text("nvmlDeviceGetVbiosVersion"),
+        }
+
+    def _mig_mode(self) -> str:
+        try:
+            current = self._api.nvmlDeviceGetMigMode(self._handle)[0]
+        except nvml.NVMLError as error:
+            check(error)
+            return ""
+        return "enabled" if current == nvml.NVML_DEVICE_MIG_ENABLE else "disabled"
+
+    def _enumerate(self) -> None:
+        """Find the MIG instances; those that were known keep what they learned."""
+        known = {each.uuid: each for each in self._instances or ()}
+        self._instances = []
+        if self._mig != "enabled":
+            return
+        try:
+            count = self._api.nvmlDeviceGetMaxMigDeviceCount(self._handle)
+        except nvml.NVMLError as error:
+            check(error)
+            return
+        for i in range(count):
+            with contextlib.suppress(nvml.NVMLError):  # a slot without an instance: not found
+                handle = self._api.nvmlDeviceGetMigDeviceHandleByIndex(self._handle, i)
+                uuid = str(self._api.nvmlDeviceGetUUID(handle))
+                self._instances.append(
+                    known.get(uuid) or _Slice(self._api, uuid, handle, self._handle, self._profile_of)
+                )
+
+    def _with_utilization(self, found: list[Process]) -> list[Process]:
+        """Add the SM time of each process since the last look, where the driver keeps it."""
+        if not found:
+            return found
+        try:
+            samples = self._api.nvmlDeviceGetProcessUtilization(self._handle, self._seen)
+        except nvml.NVMLError as error:
+            check(error)
+            return found
+        newest: dict[int, tuple[int, int]] = {}
+        for sample in samples:
+            if sample.smUtil <= 100:
+                newest[sample.pid] = max(newest.get(sample.pid, (0, 0)), (sample.timeStamp, sample.smUtil))
+        self._seen = max((stamp for stamp, _ in newest.values()), default=self._seen)
+        for process in found:
+            if process.pid in newest:
+                process.utilization = newest[process.pid][1] / 100
+        return found
+
+
+class _Slice:
+    """A MIG instance behind its handle."""
+
+    def __init__(self, api: Any, uuid: str, handle: object, parent: object, profile_of: ProfileOf) -> None:
+        self._api = api
+        self._handle = handle
+        self.uuid = uuid
+        self._gpu_instance = int(api.nvmlDeviceGetGpuInstanceId(handle))
+        self._compute_instance = int(api.nvmlDeviceGetComputeInstanceId(handle))
+        name = str(api.nvmlDeviceGetName(handle))
+        self._profile = name.split("MIG ", 1)[1] if "MIG " in name else ""
+        self._card = Card(api, handle, MIG_ROWS, profile_of(parent, self._gpu_instance))
+
+    def read(self, slow: bool) -> Instance:
+        values = self._card.read(slow)
+        own = processes(self._api, self._handle)
+        return Instance(self.uuid, self._profile, self._gpu_instance, self._compute_instance, values, own)
+
+
+def processes(api: Any, handle: object) -> list[Process]:
+    """Return the processes of a device; none where they cannot be seen."""
+    found: dict[int, Process] = {}
+    for kind in ("graphics", "compute"):
+        for each in _running(api, kind, handle):
+            if each.pid:  # 0: in a PID namespace that is out of sight
+                found[each.pid] = Process(int(each.pid), kind, number(each.usedGpuMemory))
+    return list(found.values())
+
+
+def _running(api: Any, kind: str, handle: object) -> list[Any]:
+    try:
+        return list(getattr(api, f"nvmlDeviceGet{kind.capitalize()}RunningProcesses")(handle))
+    except nvml.NVMLError as error:
+        check(error)
+        return []

@@ -1,0 +1,88 @@
+"""What each second of a GPU was: work, waiting for data, talking to other GPUs, slowed down, idle or dead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rankscope.agent.runs.state import Rank
+
+State: TypeAlias = Literal["working", "starved", "communicating", "throttled", "idle", "dead"]
+STATES: tuple[State, ...] = ("working", "starved", "communicating", "throttled", "idle", "dead")
+
+# A GPU that waits in a collective spins: it looks fully used and draws little more than when idle (NVIDIA/nccl#968:
+# ~70 W; NVIDIA-NeMo/Speech#9291: 100 of 700 W).
+SPIN_UTILIZATION = 0.9
+SPIN_POWER = 0.3  # of the limit
+SPIN_TENSOR = 0.02  # with GPM: neither tensor pipe nor memory is at work
+SPIN_DRAM = 0.05
+_SLOWED = ("hw_thermal", "sw_thermal", "hw_power_brake", "hw_slowdown")
+_RECENT = 8  # steps
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the classification needs of a GPU; None where the card does not tell."""
+
+    utilization: float | None
+    power: float | None = None  # share of the limit
+    tensor: float | None = None
+    dram: float | None = None
+    slowed: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[tuple[str, str], float]) -> Figures:
+        """Read them from a card's values by metric and label value."""
+        watts, limit = values.get(("gpu_power_watts", "")), values.get(("gpu_power_limit_watts", ""))
+        utilization = values.get(("gpu_utilization_ratio", ""))
+        return cls(
+            utilization=values.get(("gpu_sm_active_ratio", "")) if utilization is None else utilization,
+            power=watts / limit if watts is not None and limit else None,
+            tensor=values.get(("gpu_tensor_active_ratio", "")),
+            dram=values.get(("gpu_dram_active_ratio", "")),
+            slowed=any(values.get(("gpu_throttle_active", reason)) for reason in _SLOWED),
+        )
+
+    @property
+    def spinning(self) -> bool:
+        if self.utilization is None or self.utilization < SPIN_UTILIZATION:
+            return False
+        if self.tensor is not None and self.dram is not None:
+            return self.tensor < SPIN_TENSOR and self.dram < SPIN_DRAM
+        return self.power is not None and self.power < SPIN_POWER
+
+
+def split(figures: Figures, ranks: Sequence[Rank]) -> dict[State, float] | None:
+    """Return which part of the last moment was what; the parts sum to 1. None where the card does not tell.
+
+    The time with a kernel on the GPU is one of working, communicating or throttled; the rest is starved as far as its
+    ranks wait for data, else idle.
+    """
+    if figures.utilization is None:
+        return None
+    busy = figures.utilization
+    data = max((phase_share(rank, "data") for rank in ranks), default=0.0)
+    starved = min(1 - busy, data) if ranks else 0.0
+    parts: dict[State, float] = {"starved": starved, "idle": 1 - busy - starved}
+    if figures.slowed:
+        parts["throttled"] = busy
+    elif figures.spinning:
+        parts["communicating"] = busy
+    else:
+        talking = min(busy, max((phase_share(rank, "comm") for rank in ranks), default=0.0))
+        parts["communicating"], parts["working"] = talking, busy - talking
+    return {state: part for state, part in parts.items() if part > 0}
+
+
+def phase_share(rank: Rank, phase: str) -> float:
+    """Return the part that a phase has in the rank's last steps, 0 where it does not time its phases."""
+    series = rank.phases.get(phase)
+    if series is None or not len(series):
+        return 0.0
+    of_phase = float(series.value[-_RECENT:].sum())
+    # phases are given with each step: what lies beside them is unknown, and part of the step all the same
+    steps = rank.step_seconds.value[-_RECENT:]
+    total = max(float(steps.sum()), sum(float(each.value[-_RECENT:].sum()) for each in tuple(rank.phases.values())))
+    return of_phase / total if total > 0 and math.isfinite(of_phase / total) else 0.0

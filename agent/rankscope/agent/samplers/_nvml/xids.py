@@ -1,0 +1,58 @@
+"""XID errors: counted by GPU and code, whoever tells of them first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rankscope.agent.model import Metric, Sample
+from rankscope.agent.samplers._nvml.reading import Xid
+
+_SAME = 5.0  # seconds within which NVML and the kernel's log mean the same error
+
+ERRORS = Metric(
+    "gpu_xid_errors_total",
+    "counter",
+    "XID events seen since the agent started, by code.",
+    ("gpu", "uuid", "xid"),
+    "count",
+    "nvmlEventSetWait_v2(XidCriticalError), /dev/kmsg",
+)
+LAST = Metric(
+    "gpu_xid_last_timestamp_seconds",
+    "gauge",
+    "Unix time of the last XID, by code.",
+    ("gpu", "uuid", "xid"),
+    "s",
+    "nvmlEventSetWait_v2(XidCriticalError), /dev/kmsg",
+)
+
+
+@dataclass(slots=True)
+class XidLog:
+    """What has been seen so far."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (ERRORS, LAST)
+
+    _counts: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])  # by uuid and code
+    _times: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])
+    _teller: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+
+    def add(self, xids: Iterable[Xid], teller: str) -> None:
+        """Count errors; one that another teller told of a moment ago is the same one."""
+        for xid in xids:
+            key = (xid.uuid, xid.code)
+            told = key in self._times and abs(xid.time - self._times[key]) < _SAME
+            if told and self._teller[key] != teller:
+                continue
+            self._counts[key] = self._counts.get(key, 0) + 1
+            self._times[key] = max(xid.time, self._times.get(key, 0.0))
+            self._teller[key] = teller
+
+    def samples(self, gpu: str, uuid: str) -> Iterator[Sample]:
+        """Yield the codes seen on one GPU."""
+        for (owner, code), count in self._counts.items():
+            if owner == uuid:
+                yield Sample(ERRORS, float(count), (gpu, uuid, str(code)))
+                yield Sample(LAST, self._times[owner, code], (gpu, uuid, str(code)))

@@ -1,0 +1,205 @@
+"""GPUs: what they do, how they are, what ails them, and which rank uses them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from rankscope.agent.model import Metric, Sample, Seconds
+from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.samplers._nvml.owners import Owners
+from rankscope.agent.samplers._nvml.reading import INFO, Look, Process, Reading
+from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS, Row
+from rankscope.agent.samplers._nvml.simulated import Simulated
+from rankscope.agent.samplers._nvml.source import NvmlSource, installed
+from rankscope.agent.samplers._nvml.states import STATES, Figures, State, split
+from rankscope.agent.samplers._nvml.xids import XidLog
+
+_GPU = ("gpu", "uuid")
+
+
+def _metric(row: Row) -> Metric:
+    labels = (*_GPU, row.label) if row.label else _GPU
+    return Metric(row.name, row.kind, row.meaning, labels, row.unit, row.source)
+
+
+_BY_NAME = {row.name: _metric(row) for row in (*ROWS, *MIG_ROWS)}
+
+INFO_METRIC = Metric(
+    "gpu_info",
+    "info",
+    "Static GPU facts; join on uuid.",
+    (*_GPU, *INFO, "simulated"),
+    source="nvmlDeviceGetName, GetPciInfo, GetMinorNumber, GetSerial, GetVbiosVersion, GetMigMode",
+)
+DRIVER_INFO = Metric(
+    "gpu_driver_info",
+    "info",
+    "Versions of the driver, of NVML, and the CUDA version that the driver supports.",
+    ("driver_version", "nvml_version", "cuda_version"),
+    source="nvmlSystemGetDriverVersion, GetNVMLVersion, GetCudaDriverVersion",
+)
+UP = Metric("gpu_up", "gauge", "1 while the GPU answers, 0 when it hangs or is lost.", _GPU, "bool", "agent")
+PROCESSES = Metric(
+    "gpu_processes",
+    "gauge",
+    "Compute processes on the GPU.",
+    _GPU,
+    "count",
+    "nvmlDeviceGetComputeRunningProcesses",
+)
+PROCESS_MEMORY = Metric(
+    "gpu_process_memory_bytes",
+    "gauge",
+    'GPU memory of a rank\'s processes; run="" for all that is no rank.',
+    (*_GPU, "run", "rank"),
+    "bytes",
+    "nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses",
+)
+PROCESS_UTILIZATION = Metric(
+    "gpu_process_utilization_ratio",
+    "gauge",
+    'SM time of a rank\'s processes; run="" for all that is no rank.',
+    (*_GPU, "run", "rank"),
+    "ratio",
+    "nvmlDeviceGetProcessUtilization",
+)
+STATE_SECONDS = Metric(
+    "gpu_state_seconds_total",
+    "counter",
+    "Time by what the GPU did; state=working|starved|communicating|throttled|idle|dead.",
+    (*_GPU, "state"),
+    "s",
+    "agent",
+)
+MIG_INFO = Metric(
+    "mig_info",
+    "info",
+    "A MIG instance, by its own uuid, and the GPU that it is on.",
+    (*_GPU, "gpu_uuid", "profile", "gpu_instance", "compute_instance"),
+    source="nvmlDeviceGetMigDeviceHandleByIndex",
+)
+MIG_PROCESSES = Metric(
+    "mig_processes", "gauge", "Compute processes on a MIG instance.", _GPU, "count", PROCESSES.source
+)
+
+
+@dataclass
+class Gpu:
+    """GPUs through NVML, in a process of its own that may hang without harm.
+
+    `source`: `auto` uses NVML where it is installed and nothing elsewhere, `nvml` insists on it, `simulated` shows two
+    cards that are not there and says so. `library`: folder of libnvidia-ml.so.1 where the loader does not look by
+    itself (WSL, GKE). `scenario`: file that describes the simulated cards.
+    """
+
+    interval: Seconds = 1.0
+    source: Literal["auto", "nvml", "simulated"] = "auto"
+    deadline: Seconds = 5.0
+    library: str = ""
+    scenario: str = ""
+    root: str = "/"
+    _nvml: NvmlSource | None = field(default=None, init=False, repr=False)
+    _simulated: Simulated | None = field(default=None, init=False, repr=False)
+    _owners: Owners = field(init=False, repr=False)
+    _xids: XidLog = field(init=False, repr=False)
+    _seconds: dict[str, dict[State, float]] = field(default_factory=dict[str, "dict[State, float]"], init=False)
+    _last: float = field(default=0.0, init=False, repr=False)
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *_BY_NAME.values(),
+        INFO_METRIC,
+        DRIVER_INFO,
+        UP,
+        PROCESSES,
+        PROCESS_MEMORY,
+        PROCESS_UTILIZATION,
+        STATE_SECONDS,
+        MIG_INFO,
+        MIG_PROCESSES,
+        *XidLog.metrics,
+    )
+
+    def __post_init__(self) -> None:
+        self._owners = Owners(self.root)
+        self._xids = XidLog()
+        if self.source == "simulated":
+            self._simulated = Simulated(self.scenario)
+        elif self.source == "nvml" or installed(self.library):
+            self._nvml = NvmlSource(self.library, self.deadline, self.root)
+
+    def sample(self, node: Node) -> Iterator[Sample]:
+        """Yield what the GPUs give; nothing where there is no NVML. Raises BlindError when no GPU can be read."""
+        now = time.time()
+        if self._simulated is not None:
+            look = self._simulated.look(node, now)
+        elif self._nvml is not None:
+            look = self._nvml.look()
+        else:
+            return
+        self._xids.add(look.xids, "nvml")
+        self._owners.look(node, now)
+        seconds, self._last = (now - self._last if self._last else 0.0), now
+        yield Sample(DRIVER_INFO, 1.0, tuple(look.versions.get(name, "") for name in DRIVER_INFO.labels))
+        for reading in look.cards:
+            yield from self._card(look, reading, seconds)
+
+    def _card(self, look: Look, reading: Reading, seconds: float) -> Iterator[Sample]:
+        gpu = (str(reading.index), reading.uuid)
+        facts = tuple(reading.info.get(name, "") for name in INFO)
+        yield Sample(INFO_METRIC, 1.0, (*gpu, *facts, "true" if look.simulated else "false"))
+        yield Sample(UP, float(not reading.lost), gpu)
+        yield from self._xids.samples(*gpu)
+        for name, label, value in reading.values:
+            yield Sample(_BY_NAME[name], value, (*gpu, label) if label else gpu)
+        ranks: list[Rank] = []
+        if not reading.lost:
+            yield Sample(PROCESSES, float(sum(each.kind == "compute" for each in reading.processes)), gpu)
+            yield from self._processes(gpu, reading.processes, ranks)
+        yield from self._instances(reading)
+        yield from self._states(gpu, reading, ranks, seconds)
+
+    def _processes(self, gpu: tuple[str, str], processes: list[Process], ranks: list[Rank]) -> Iterator[Sample]:
+        """Yield what ranks and strangers use, and note the ranks."""
+        memory: dict[tuple[str, str], float] = {}
+        utilization: dict[tuple[str, str], float] = {}
+        for process in processes:
+            rank = self._owners.of(process.pid)
+            if rank is not None and rank not in ranks:
+                ranks.append(rank)
+            owner = (rank.info.key.run, str(rank.info.key.rank)) if rank is not None else ("", "")
+            if process.memory is not None:
+                memory[owner] = memory.get(owner, 0.0) + process.memory
+            if process.utilization is not None:
+                utilization[owner] = utilization.get(owner, 0.0) + process.utilization
+        for owner, value in memory.items():
+            yield Sample(PROCESS_MEMORY, value, (*gpu, *owner))
+        for owner, value in utilization.items():
+            yield Sample(PROCESS_UTILIZATION, min(1.0, value), (*gpu, *owner))
+
+    def _instances(self, reading: Reading) -> Iterator[Sample]:
+        for each in reading.instances:
+            own = (str(reading.index), each.uuid)
+            numbers = (str(each.gpu_instance), str(each.compute_instance))
+            yield Sample(MIG_INFO, 1.0, (*own, reading.uuid, each.profile, *numbers))
+            yield Sample(MIG_PROCESSES, float(len(each.processes)), own)
+            for name, label, value in each.values:
+                yield Sample(_BY_NAME[name], value, (*own, label) if label else own)
+
+    def _states(self, gpu: tuple[str, str], reading: Reading, ranks: list[Rank], seconds: float) -> Iterator[Sample]:
+        """Add the time since the last look to what it was; a gap of minutes (a suspended machine) was nothing."""
+        totals = self._seconds.setdefault(reading.uuid, dict.fromkeys(STATES, 0.0))
+        if 0 < seconds < 10 * self.interval + self.deadline:
+            figures = Figures.of({(name, label): value for name, label, value in reading.values})
+            parts: dict[State, float] | None = {"dead": 1.0} if reading.lost else split(figures, ranks)
+            for state, part in (parts or {}).items():
+                totals[state] += part * seconds
+        for state in STATES:
+            yield Sample(STATE_SECONDS, totals[state], (*gpu, state))
+
+    def close(self) -> None:
+        """End the process that holds NVML."""
+        if self._nvml is not None:
+            self._nvml.close()
