@@ -1,0 +1,118 @@
+"""From records of a journal to messages: rows of one shape that follow each other become a block."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
+
+from rankscope.sdk._records import Column, Record, Shape
+from rankscope.v1 import ingest_pb2
+
+REASONS = {
+    "finished": ingest_pb2.Goodbye.FINISHED,
+    "exception": ingest_pb2.Goodbye.EXCEPTION,
+    "signal": ingest_pb2.Goodbye.SIGNAL,
+    "vanished": ingest_pb2.Goodbye.VANISHED,
+}
+
+
+class Batches:
+    """Makes the batches of one stream: it numbers the series that the stream has named so far.
+
+    Sequence numbers run through the blocks in their order; an event takes the place that its offset says.
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[Column, int] = {}
+
+    def make(
+        self,
+        first: int,
+        records: Sequence[Record],
+        shape: Callable[[int], Shape],
+        clock_offset: int,
+        left_out: Collection[int] = (),
+    ) -> tuple[ingest_pb2.Batch, int]:
+        """Return the batch of records that follow each other, and how many values nothing is known of.
+
+        The records whose offsets are in `left_out` are counted in the batch, but not in it.
+        """
+        batch = ingest_pb2.Batch(first_sequence=first, records=len(records), clock_offset_ns=clock_offset)
+        unreadable = 0
+        run: list[Record] = []
+        for index, record in enumerate(records):
+            if run and (record.kind or record.shape != run[-1].shape or index in left_out):
+                unreadable += self._block(batch, run, shape)
+                run = []
+            if index in left_out:
+                continue
+            if record.kind:
+                batch.events.append(_event(record, index))
+            else:
+                run.append(record)
+        if run:
+            unreadable += self._block(batch, run, shape)
+        return batch, unreadable
+
+    def _block(self, batch: ingest_pb2.Batch, rows: Sequence[Record], shape: Callable[[int], Shape]) -> int:
+        values = b"".join(row.values for row in rows)
+        try:
+            columns = shape(rows[0].shape)
+        except KeyError:  # its line was lost to a full disk
+            return len(values) // 8
+        batch.blocks.append(
+            ingest_pb2.Block(
+                series=[self._number(batch, column) for column in columns.columns],
+                step=[row.step for row in rows],
+                monotonic_ns=[row.time for row in rows],
+                value=struct.unpack(f"<{len(values) // 8}d", values),
+                late=columns.late,
+            )
+        )
+        return 0
+
+    def _number(self, batch: ingest_pb2.Batch, column: Column) -> int:
+        number = self._series.get(column)
+        if number is None:
+            number = self._series[column] = len(self._series)
+            kind = ingest_pb2.Series.PHASE if column.kind == "phase" else ingest_pb2.Series.SCALAR
+            batch.series.add(id=number, name=column.name, kind=kind)
+        return number
+
+
+def _event(record: Record, offset: int) -> ingest_pb2.Event:
+    event = ingest_pb2.Event(offset=offset, step=record.step, monotonic_ns=record.time)
+    fields = record.fields or {}
+    if record.kind == "text":
+        event.text.tag, event.text.value = _text(fields, "tag"), _text(fields, "value")
+    elif record.kind == "alert":
+        event.alert.title, event.alert.text = _text(fields, "title"), _text(fields, "text")
+        event.alert.severity = _text(fields, "severity")
+    elif record.kind == "expect":
+        event.expect.seconds = _real(fields, "seconds")
+    elif record.kind == "goodbye":
+        bye = event.goodbye
+        bye.reason = REASONS.get(_text(fields, "reason"), ingest_pb2.Goodbye.UNKNOWN)
+        bye.exit_code, bye.signal = int(_real(fields, "exit_code")), int(_real(fields, "signal"))
+        bye.exception, bye.traceback = _text(fields, "exception"), _text(fields, "traceback")
+        memory = fields.get("memory")
+        for name, value in (cast("dict[str, float]", memory) if isinstance(memory, dict) else {}).items():
+            bye.memory[name] = float(value)
+    elif record.kind == "media":
+        media = event.media
+        media.kind, media.tag, media.id = _text(fields, "kind"), _text(fields, "tag"), int(_real(fields, "id"))
+        media.index, media.last, media.data = int(_real(fields, "index")), bool(fields.get("last")), record.data
+        if "metadata" in fields:
+            media.metadata_json = json.dumps(fields["metadata"])
+    return event
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    return str(fields.get(name, "")).encode("utf-8", "replace").decode()
+
+
+def _real(fields: Mapping[str, object], name: str) -> float:
+    value = fields.get(name, 0)
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -1,0 +1,142 @@
+"""What the sender of a living rank and the deliverer of a dead one share: a journal's folder, from hello to removal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+from google.protobuf import json_format
+
+from rankscope.sdk import _records as records
+from rankscope.sdk import _spool as spool
+from rankscope.sdk._ends import SIGNALLED, read_signal
+from rankscope.sdk._identity import boot, start_ticks
+from rankscope.sdk._live import Glance
+from rankscope.sdk._reader import Reader, survey
+from rankscope.sdk._stream import PROTOCOL, Delivery, version
+from rankscope.v1 import ingest_pb2
+
+SURROUNDINGS = "environment.json"
+PATIENCE = 2.0  # seconds without an agent after which a journal of a dead rank is left for later
+STUCK = 10.0  # the same, without progress while the agent is there
+
+
+def read_hello(folder: Path) -> tuple[ingest_pb2.Hello, Mapping[str, object]]:
+    """Return the hello of a journal, and its fields as written. Raises OSError or ValueError."""
+    fields: object = json.loads((folder / spool.HELLO).read_text())
+    if not isinstance(fields, dict):
+        raise ValueError(f"{folder / spool.HELLO} is no JSON object")
+    table = cast("dict[str, object]", fields)
+    environment = dict(cast("dict[str, str]", table.get("environment") or {}))
+    with contextlib.suppress(OSError, ValueError):
+        environment.update(json.loads((folder / SURROUNDINGS).read_text()))
+    known = {name: value for name, value in table.items() if name in ingest_pb2.Hello.DESCRIPTOR.fields_by_name}
+    hello = ingest_pb2.Hello()
+    try:
+        json_format.ParseDict({**known, "environment": environment}, hello)
+    except json_format.ParseError as error:
+        raise ValueError(f"{folder / spool.HELLO}: {error}") from None
+    hello.protocol = PROTOCOL
+    hello.sdk_version = hello.sdk_version or version()
+    return hello, table
+
+
+def complete(folder: Path) -> int:
+    """Return the last sequence number of a journal whose owner is gone; what it did not say itself is said for it."""
+    last, said, at = survey(folder)
+    if said:
+        return last
+    fields: dict[str, object] = {"reason": "vanished"}
+    trace = read_signal(folder / SIGNALLED)
+    if trace:
+        fields = {"reason": "signal", "signal": 15, "traceback": trace, "exit_code": -15}
+    now = time.monotonic_ns()
+    head = records.SEGMENT.pack(records.MAGIC, last + 1, time.time_ns() - now)
+    path = folder / spool.segment_name(last + 1)
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(head + records.event("goodbye", _last_step(folder), now if at <= now else at, fields))
+    os.replace(draft, path)
+    return last + 1
+
+
+def _last_step(folder: Path) -> int:
+    step = 0
+    for _, path in reversed(spool.segments(folder)):
+        for _, record in records.records(path.read_bytes()[records.SEGMENT.size :]):
+            step = record.step
+        if step:
+            break
+    return step
+
+
+class Dead:
+    """Delivers the journal of a rank that is gone, as far as the agent takes it."""
+
+    def __init__(self, folder: Path, address: str, token: str, stop: Callable[[], bool] = lambda: False) -> None:
+        self.folder, self.address, self.token, self._outer = folder, address, token, stop
+        self._delivery: Delivery | None = None
+
+    async def run(self) -> bool:
+        """Deliver and remove the journal; False when it is not free, or not all could be delivered. Raises OSError."""
+        lock = spool.lock(self.folder / spool.SENDER)
+        if lock is None:
+            return False
+        try:
+            return await self._run()
+        finally:
+            os.close(lock)
+
+    async def _run(self) -> bool:
+        writer = spool.lock(self.folder / spool.WRITER)
+        if writer is None:
+            return False
+        try:
+            hello, fields = read_hello(self.folder)
+            if owner_lives(fields):
+                return False
+            final = complete(self.folder)
+            reader, glance = Reader(self.folder), Glance(self.folder)
+            delivery = self._delivery = Delivery(
+                self.address, self.token, hello, reader, glance, self._stop, final=final
+            )
+            if await delivery.run():
+                remove(self.folder)
+                return True
+            return False
+        finally:
+            os.close(writer)
+
+    def _stop(self) -> bool:
+        delivery = self._delivery
+        idle = time.monotonic() - delivery.progress if delivery is not None else 0.0
+        return self._outer() or idle > (STUCK if delivery is not None and delivery.connected else PATIENCE)
+
+
+def owner_lives(fields: Mapping[str, object]) -> bool:
+    """True when the very process that began the journal runs, whatever its locks say."""
+    pid, ticks = fields.get("pid"), fields.get("pid_start_ticks")
+    return bool(fields.get("boot") == boot() and isinstance(pid, int) and ticks and start_ticks(pid) == ticks)
+
+
+def remove(folder: Path) -> None:
+    """Remove a journal that is safe: what names it goes first, so that half a removal is no journal."""
+    with contextlib.suppress(OSError):
+        (folder / spool.HELLO).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def deliver_left_behind(folder: Path, address: str, token: str, stop: Callable[[], bool]) -> None:
+    """Deliver the journals in a spool whose owner and sender are both gone, one after the other."""
+    for journal in spool.journals(folder):
+        if stop():
+            return
+        with contextlib.suppress(OSError, ValueError):
+            await Dead(journal, address, token, stop).run()
+        await asyncio.sleep(0)

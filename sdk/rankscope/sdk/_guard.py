@@ -1,0 +1,83 @@
+"""The one place that catches everything: whatever goes wrong in the SDK is said once and counted, never raised."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("rankscope")
+failures: Counter[str] = Counter()
+_said: set[str] = set()
+_lock = threading.RLock()
+_MAX_SAID = 1000
+
+
+def set_level(level: str) -> None:
+    """Apply RANKSCOPE_LOG_LEVEL; a name that logging does not know changes nothing."""
+    number = logging.getLevelName(level.upper())
+    if isinstance(number, int):
+        log.setLevel(number)
+
+
+def warn(kind: str, message: str) -> None:
+    """Say something once for each kind, on stderr unless the user's logging sends it elsewhere."""
+    with _lock:
+        failures[kind] += 1
+        if kind in _said or len(_said) >= _MAX_SAID:
+            return
+        _said.add(kind)
+    try:
+        log.warning("%s", message)
+    except Exception:  # noqa: BLE001 (a broken log handler of the user's is not ours to report)
+        return
+
+
+def failed(where: str) -> None:
+    """Note the exception being handled: one warning for each place and type, with the line it came from."""
+    kind, error, trace = sys.exc_info()
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    line = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
+    name = kind.__name__ if kind is not None else "error"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (an exception that cannot be printed)
+        text = "?"
+    warn(f"{where}:{name}", f"sdk.{where}: {name}: {text[:200]} ({line}); the training goes on without it")
+
+
+def forget() -> None:
+    """Warn again from here on: a new session, or a test."""
+    with _lock:
+        _said.clear()
+        failures.clear()
+
+
+def guarded(fallback: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a public function harmless: when it fails, what `fallback` gives for the same arguments is returned."""
+
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except Exception:  # noqa: BLE001 (this is the SDK's guard)
+                failed(function.__name__)
+                return fallback(*args, **kwargs)
+
+        return call
+
+    return wrap
+
+
+def nothing(*_args: object, **_kwargs: object) -> None:
+    """The fallback of functions that return nothing."""

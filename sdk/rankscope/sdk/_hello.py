@@ -1,0 +1,135 @@
+"""What the journal says of its rank (`hello.json`), and what is gathered around it before it is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from rankscope.sdk._identity import Identity, start_ticks
+from rankscope.sdk._session import clean
+
+MAX_CONFIG = 900_000  # bytes; the agent takes no more than a million
+MAX_DEPTH = 12
+_VERSIONS = ("rankscope", "torch", "numpy", "transformers", "lightning", "accelerate", "deepspeed", "triton")
+
+
+def plain(value: object, depth: int = 0) -> object:
+    """Return a configuration as JSON holds it; non-finite numbers as text, what JSON does not know by its `str`."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    if isinstance(value, str):
+        return clean(value, 64 * 1024)
+    if depth > MAX_DEPTH:
+        return "…"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    elif type(value).__name__ == "Namespace" and hasattr(value, "__dict__"):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        table = cast("Mapping[object, object]", value)
+        return {clean(key, 256): plain(part, depth + 1) for key, part in list(table.items())[:10_000]}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(part, depth + 1) for part in list(cast("Sequence[object]", value))[:10_000]]
+    return clean(value, 4096)
+
+
+def config_json(config: object) -> str:
+    """Return `init(config=…)` as a JSON object, cut down to a note where it is too large to travel."""
+    value = plain(config if config is not None else {})
+    text = json.dumps(value if isinstance(value, dict) else {"config": value})
+    return text if len(text) <= MAX_CONFIG else json.dumps({"config": f"left out: {len(text)} bytes"})
+
+
+def describe(
+    identity: Identity,
+    session: int,
+    project: str,
+    name: str,
+    config: object,
+    tags: object,
+    notes: object,
+    journal: Path,
+) -> dict[str, object]:
+    """Return the fields of Hello that the rank knows itself (proto/rankscope/v1/ingest.proto)."""
+    many = [tags] if isinstance(tags, str) else list(cast("Sequence[object]", tags)) if tags else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return {
+        "session": session,
+        "project": clean(project, 256),
+        "name": clean(name, 256),
+        **dataclasses.asdict(identity),
+        "hostname": os.uname().nodename,
+        "pid": os.getpid(),
+        "pid_start_ticks": start_ticks(os.getpid()),
+        "device_uuids": [part for part in visible.split(",") if part.startswith(("GPU-", "MIG-"))],
+        "visible_devices": visible,
+        "config_json": config_json(config),
+        "tags": [clean(tag, 256) for tag in many[:64]],
+        "notes": "" if notes is None else clean(notes, 100_000),
+        "cgroup": _cgroup(),
+        "journal": str(journal),
+        "environment": {
+            "python": platform.python_version(),
+            "command": clean(" ".join(sys.orig_argv), 2000),
+            "directory": os.getcwd() if os.path.isdir(".") else "",
+            "user": os.environ.get("USER", str(os.geteuid())),
+        },
+    }
+
+
+def surroundings(path: Sequence[str], directory: str) -> dict[str, str]:
+    """Return versions and the git commit: gathered by the sender, off the rank's time, importing nothing."""
+    found = dict(_versions(path))
+    if directory and (commit := _git_commit(Path(directory))):
+        found["git_commit"] = commit
+    return found
+
+
+def _cgroup() -> str:
+    try:
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                return line[3:]
+    except OSError:
+        pass
+    return ""
+
+
+def _versions(path: Sequence[str]) -> Iterator[tuple[str, str]]:
+    import importlib.metadata
+
+    for name in _VERSIONS:
+        found = next(iter(importlib.metadata.distributions(name=name, path=list(path))), None)
+        if found is not None:
+            yield name, found.version
+            if name == "torch" and "+cu" in found.version:
+                yield "cuda", found.version.rpartition("+cu")[2]
+
+
+def _git_commit(directory: Path) -> str:
+    """Return the commit checked out around a folder, "" if there is none."""
+    for folder in (directory, *directory.parents):
+        head = folder / ".git" / "HEAD"
+        try:
+            text = head.read_text().strip()
+            if not text.startswith("ref: "):
+                return text[:64]
+            ref = text[5:]
+            loose = folder / ".git" / ref
+            if loose.exists():
+                return loose.read_text().strip()[:64]
+            for line in (folder / ".git" / "packed-refs").read_text().splitlines():
+                if line.endswith(" " + ref):
+                    return line.split()[0][:64]
+        except OSError:
+            continue
+    return ""

@@ -1,0 +1,86 @@
+"""Starts the sender and waits for it at the end: the rank's side of the pipe between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PROGRAM = (
+    "import sys,json;order=json.loads(sys.stdin.buffer.raw.readline());sys.path[:]=json.loads(order['path']);"
+    "from rankscope.sdk._sender import main;main(order)"
+)
+
+
+class Helper:
+    """The sender's process, as the rank holds it."""
+
+    def __init__(self, folder: Path, agent: str, talks: bool) -> None:
+        """Start it. Raises OSError or ValueError where no process can be started."""
+        if not sys.executable:
+            raise OSError("there is no Python interpreter to start (sys.executable is empty)")
+        environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+        # -S and -E: what sitecustomize and PYTHON* would do in the rank has no business here; sys.path is handed over.
+        # subprocess uses vfork for this: nothing of a large training process is copied, no fork handler runs.
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        order = {
+            "folder": str(folder),
+            "agent": agent,
+            "parent": str(os.getpid()),
+            "talks": "yes" if talks else "no",
+            "path": json.dumps([os.path.abspath(entry) for entry in sys.path]),
+            "directory": os.getcwd() if os.path.isdir(".") else "",
+        }
+        with contextlib.suppress(BrokenPipeError):
+            self._in.write(json.dumps(order).encode() + b"\n")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def finish(self, deadline: float) -> bool:
+        """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""
+        with contextlib.suppress(OSError):
+            self._in.close()
+        answer = self._read(deadline)
+        if answer:
+            self._read(min(deadline, time.monotonic() + 0.05))  # it leaves at once: take its exit status along
+            self._process.poll()
+        self.forget()
+        return answer == b"d"
+
+    def _read(self, deadline: float) -> bytes:
+        """Return what the sender says next, b"" when it says nothing in time."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            return b""
+        try:
+            return os.read(self._out.fileno(), 1)
+        except OSError:
+            return b""
+
+    def forget(self) -> None:
+        """Let go of the process without waiting for it, and without a warning that it still runs."""
+        for pipe in (self._in, self._out):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        if self._process.returncode is None:
+            self._process.returncode = 0

@@ -1,0 +1,120 @@
+"""Times the parts of a step: what runs inside a phase counts for the innermost one alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from time import monotonic_ns
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from rankscope.sdk._live import Live
+
+T = TypeVar("T")
+_thread = threading.get_ident
+
+
+class Phases:
+    """Nanoseconds by phase since the last row. Only the thread that began with phases is timed: it owns the step."""
+
+    __slots__ = ("live", "owner", "page", "since", "spent", "stack")
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.page = live.page
+        self.spent: dict[str, int] = {}
+        self.stack: list[Phase] = []
+        self.since = 0  # when the innermost phase began or went on
+        self.owner = 0
+
+    def take(self) -> dict[str, int]:
+        """Return what was spent since the last call; a phase that is still open goes on into the next step."""
+        if self.stack:
+            now = monotonic_ns()
+            name = self.stack[-1].name
+            self.spent[name] = self.spent.get(name, 0) + now - self.since
+            self.since = now
+        spent, self.spent = self.spent, {}
+        return spent
+
+
+class Phase:
+    """`with sdk.phase("forward"):` — holds no state of its own, so that one object serves all uses of a name."""
+
+    __slots__ = ("byte", "name", "phases")
+
+    def __init__(self, phases: Phases, name: str) -> None:
+        self.phases = phases
+        self.name = name
+        self.byte = phases.live.phase(name)
+
+    def __enter__(self) -> None:
+        phases = self.phases
+        thread = _thread()
+        if phases.owner != thread:
+            if phases.owner:
+                return
+            phases.owner = thread
+        now = monotonic_ns()
+        stack = phases.stack
+        if stack:
+            name = stack[-1].name
+            phases.spent[name] = phases.spent.get(name, 0) + now - phases.since
+        stack.append(self)
+        phases.since = now
+        phases.page[0] = self.byte
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        phases = self.phases
+        stack = phases.stack
+        if phases.owner != _thread() or not stack:
+            return
+        now = monotonic_ns()
+        top = stack[-1]
+        spent = phases.spent
+        spent[top.name] = spent.get(top.name, 0) + now - phases.since
+        phases.since = now
+        if top is self:
+            stack.pop()
+        elif self in stack:  # phases that overlap, as in asyncio tasks
+            stack.remove(self)
+        phases.page[0] = stack[-1].byte if stack else 0
+
+
+class NoPhase:
+    """A phase while there is no session."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class Batches(Generic[T]):
+    """Iterates over something and times the wait for each item as a phase; has a length where that has one."""
+
+    def __init__(self, iterable: Iterable[T], phase: Phase) -> None:
+        self._iterable = iterable
+        self._phase = phase
+
+    def __iter__(self) -> Iterator[T]:
+        phase = self._phase
+        with phase:
+            iterator = iter(self._iterable)
+        while True:
+            with phase:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def __len__(self) -> int:
+        return len(self._iterable)  # type: ignore[arg-type]

@@ -1,0 +1,197 @@
+"""Reads a journal back, also while its owner still writes: for whoever delivers it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import platform
+import time
+from pathlib import Path
+
+from rankscope.sdk import _records as records
+from rankscope.sdk import _spool as spool
+
+_CHUNK = 32 * 1024
+# On x86 a record's mark is never seen before its body. Elsewhere stores may be seen out of order for a moment.
+_ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
+
+
+class Reader:
+    """Reads records in order. `next` is the sequence number of the record that comes next."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.next = 1
+        self.clock_offset = 0  # wall clock minus CLOCK_MONOTONIC when the current segment was begun, ns
+        self.step = 0  # newest step that was read
+        self.shapes: dict[int, records.Shape] = {}
+        self._file = -1
+        self._offset = 0
+        self._first = 0  # sequence of the first record of the current segment
+        self._shapes_at = 0
+
+    def seek(self, sequence: int) -> None:
+        """Go on with the record `sequence`, or with the first one behind it that is still there."""
+        self._close()
+        self.next = sequence
+
+    def read(self, most: int, most_bytes: int) -> tuple[int, list[records.Record]]:
+        """Return the sequence of the first record and the records that are there, at most so many.
+
+        A sequence larger than `next` was tells that records are missing: dropped. A list never spans segments.
+        """
+        if self._file < 0 and not self._open():
+            return self.next, []
+        found = self._take(most, most_bytes)
+        if not found and self._follow():
+            found = self._take(most, most_bytes)
+        first = self.next
+        self.next += len(found)
+        if found:
+            self.step = max(record.step for record in found)
+        return first, found
+
+    def shape(self, number: int) -> records.Shape:
+        """Return what the columns of a row are. Raises KeyError when that was never written down."""
+        if number not in self.shapes:
+            self._read_shapes()
+        return self.shapes[number]
+
+    def waiting(self) -> int:
+        """Bytes of records that were not read yet, about."""
+        total = 0
+        for first, path in self._segments():
+            if first > self._first:
+                with contextlib.suppress(OSError):
+                    total += path.stat().st_blocks * 512
+        return total
+
+    def forget(self, safe: int) -> None:
+        """Remove segments whose records are all safe; never the newest one."""
+        found = self._segments()
+        for (_, path), (following, _) in itertools.pairwise(found):
+            if following > safe + 1:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def close(self) -> None:
+        self._close()
+
+    def _segments(self) -> list[tuple[int, Path]]:
+        try:
+            return spool.segments(self.folder)
+        except OSError:
+            return []
+
+    def _open(self) -> bool:
+        """Open the segment that holds the record `next`, or the first one behind it."""
+        found = self._segments()
+        if not found:
+            return False
+        index = max((i for i, (first, _) in enumerate(found) if first <= self.next), default=0)
+        if not self._enter(*found[index]):
+            return False
+        self._skip()
+        return True
+
+    def _enter(self, first: int, path: Path) -> bool:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        head = os.pread(file, records.SEGMENT.size, 0)
+        if len(head) < records.SEGMENT.size or not head.startswith(records.MAGIC):
+            os.close(file)  # not begun yet
+            return False
+        self._close()
+        _, begins, self.clock_offset = records.SEGMENT.unpack(head)
+        self._file, self._first = file, begins
+        self._offset = records.SEGMENT.size
+        return first == begins
+
+    def _skip(self) -> None:
+        """Pass over the records of this segment that come before `next`."""
+        at = self._first
+        if at >= self.next:
+            self.next = at
+            return
+        while at < self.next and (buffer := self._buffer()):
+            offset = 0
+            while at < self.next and (size := records.whole(buffer, offset)):
+                offset += size
+                at += 1
+            if not offset:
+                break
+            self._offset += offset
+        # When fewer records are here than `next` says, the next segment has it.
+
+    def _take(self, most: int, most_bytes: int) -> list[records.Record]:
+        found: list[records.Record] = []
+        while len(found) < most and most_bytes > 0 and (buffer := self._buffer()):
+            offset = 0
+            while len(found) < most and (size := records.whole(buffer, offset)):
+                found.append(records.parse(buffer, offset, size))
+                offset += size
+            if not offset:
+                break
+            self._offset += offset
+            most_bytes -= offset
+        return found
+
+    def _buffer(self) -> bytes:
+        """Return what the segment holds from here on, once it is certain to be seen in order; b"" for nothing."""
+        size = int.from_bytes(os.pread(self._file, 4, self._offset), "little")
+        if not size:
+            return b""
+        if not _ORDERED:
+            time.sleep(0.0005)
+        return os.pread(self._file, min(max(size, _CHUNK), records.SEGMENT_BYTES), self._offset)
+
+    def _follow(self) -> bool:
+        """Go to the next segment when this one is read to its end."""
+        later = [entry for entry in self._segments() if entry[0] > self._first]
+        if not later:
+            return False
+        if records.whole(self._buffer(), 0):
+            return True  # written between the two looks
+        if not self._enter(*later[0]):
+            return False
+        self._skip()
+        return True
+
+    def _read_shapes(self) -> None:
+        try:
+            with (self.folder / spool.SHAPES).open("rb") as file:
+                file.seek(self._shapes_at)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    with contextlib.suppress(ValueError, TypeError):
+                        shape = records.read_shape(line)
+                        self.shapes[shape.number] = shape
+                    self._shapes_at += len(line)
+        except OSError:
+            return
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            self._first = self._offset = 0
+
+
+def survey(folder: Path) -> tuple[int, bool, int]:
+    """Return the last record's sequence number, whether it is a goodbye, and its time; the owner is gone."""
+    last, said, time_ns = 0, False, 0
+    for first, path in reversed(spool.segments(folder)):
+        data = path.read_bytes()
+        if not data.startswith(records.MAGIC):
+            continue
+        last = max(last, first - 1)
+        for count, (_, record) in enumerate(records.records(data[records.SEGMENT.size :])):
+            last, said, time_ns = first + count, record.kind == "goodbye", record.time
+        if time_ns:
+            break
+    return last, said, time_ns

@@ -1,0 +1,119 @@
+"""Where journals lie: the spool, one folder a session, and the locks that say who lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+WRITER = "writer.lock"  # held by the rank as long as it writes
+SENDER = "sender.lock"  # held by whoever delivers
+HELLO = "hello.json"
+SHAPES = "shapes"
+SEGMENTS = ".seg"
+
+# A mapped page whose block cannot be had is a SIGBUS that kills the training. Only file systems where an allocated
+# block stays allocated are mapped; NFS, Lustre, GPFS, FUSE and whatever else is not listed here is appended to.
+_MAPPABLE = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "btrfs", "f2fs", "overlay"}
+
+
+def default_spool() -> Path:
+    """RANKSCOPE_SPOOL, else a folder of this user's own on the local disk that survives a reboot."""
+    return Path(os.environ.get("RANKSCOPE_SPOOL") or f"/var/tmp/rankscope-{os.geteuid()}")
+
+
+def open_spool(spool: Path) -> Path:
+    """Create the spool or check that it is ours. Raises OSError with what to do."""
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = spool.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        spool = spool.resolve()
+        found = spool.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(f"{spool} is no folder: set RANKSCOPE_SPOOL to another one")
+    if found.st_uid != os.geteuid():
+        raise PermissionError(f"{spool} belongs to user {found.st_uid}: set RANKSCOPE_SPOOL to a folder of your own")
+    if found.st_mode & 0o022:
+        raise PermissionError(f"{spool} can be written by others: chmod 700 it or set RANKSCOPE_SPOOL")
+    return spool
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """Return the type of the file system that holds `path`, "" where that is not known."""
+    real = os.path.realpath(path)
+    best, kind = -1, ""
+    try:
+        text = mounts if mounts is not None else Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        inside = point == "/" or real == point or real.startswith(point + "/")
+        if inside and len(point) >= best:
+            best, kind = len(point), right.split()[0]
+    return kind
+
+
+def mappable(path: Path) -> bool:
+    """True where files may be memory-mapped without a danger to the process."""
+    return file_system(path) in _MAPPABLE
+
+
+def lock(path: Path, wait: bool = False) -> int | None:
+    """Take a lock and return its descriptor, None when someone else holds it. Raises OSError.
+
+    POSIX locks belong to a process: a fork does not inherit them, and the kernel lets go of them when it dies. Closing
+    any descriptor of the file in this process gives the lock up, so open a lock file only through here.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except PermissionError:  # EACCES: some file systems say so where another process holds the lock
+        os.close(file)
+        return None
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def journals(spool: Path) -> Iterator[Path]:
+    """Yield the folders of sessions in a spool, oldest first."""
+    try:
+        with os.scandir(spool) as entries:
+            found = [
+                (entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in entries if _is_journal(entry)
+            ]
+    except OSError:
+        return
+    for _, path in sorted(found):
+        yield Path(path)
+
+
+def _is_journal(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and os.path.exists(os.path.join(entry.path, HELLO))
+
+
+def segments(folder: Path) -> list[tuple[int, Path]]:
+    """Return the segments of a journal with the sequence of their first record, in order."""
+    found: list[tuple[int, Path]] = []
+    for name in os.listdir(folder):
+        if name.endswith(SEGMENTS):
+            try:
+                found.append((int(name[: -len(SEGMENTS)], 16), folder / name))
+            except ValueError:
+                continue
+    return sorted(found)
+
+
+def segment_name(first: int) -> str:
+    return f"{first:016x}{SEGMENTS}"

@@ -1,0 +1,260 @@
+"""Delivers one journal to the agent over one gRPC stream at a time, and comes back after whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from rankscope.sdk._batch import Batches
+from rankscope.sdk._live import Glance
+from rankscope.sdk._reader import Reader
+from rankscope.sdk._records import Record
+from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
+
+PROTOCOL = 1
+BATCH_RECORDS = 5_000
+BATCH_BYTES = 1_000_000
+RECORDS_A_SECOND = 20_000  # a backlog is drained no faster than this
+UNACKED_RECORDS = 15_000
+POLL_BUSY, POLL_IDLE = 0.02, 0.05  # seconds between two looks at the journal
+WELCOME_SECONDS = 10.0
+SILENT_SECONDS = 30.0  # without an acknowledgement of what was sent, the stream counts as dead
+BACKOFF_FIRST, BACKOFF_MOST = 0.05, 5.0
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.FromRank, ingest_pb2.FromAgent]"
+
+_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel begins afresh, without the old one's backoff
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Lost(Exception):
+    """The stream is of no use any more; the text says why."""
+
+
+@dataclass
+class Delivery:
+    """Sends what a journal holds until `stop()` says that it is enough, or all of a finished journal is safe."""
+
+    address: str
+    token: str
+    hello: ingest_pb2.Hello
+    reader: Reader
+    glance: Glance
+    stop: Callable[[], bool]  # asked at every look: True ends the delivery
+    welcomed: Callable[[ingest_pb2.Welcome], None] = lambda _: None
+    refused: Callable[[str], None] = lambda _: None  # the agent says no; the text is its own
+    wall_offset: Callable[[], int] | None = None  # wall clock minus CLOCK_MONOTONIC now; None: the segment's own
+    final: int | None = None  # the last record of a journal that is complete
+    acked: int = 0
+    connected: bool = False
+    progress: float = field(default_factory=time.monotonic)  # when something was last acknowledged or welcomed
+    _limit: int = BATCH_RECORDS  # records a batch; fewer while the agent refuses one of them
+    _skip: set[int] = field(default_factory=set[int])  # records that the agent will not take
+    _waiter: asyncio.Future[None] | None = None
+    _tokens: float = RECORDS_A_SECOND
+    _refilled: float = field(default_factory=time.monotonic)
+
+    async def run(self) -> bool:
+        """Deliver; True when all of a complete journal is safe."""
+        backoff = BACKOFF_FIRST
+        while not self.done and not self.stop():
+            before = self.progress
+            try:
+                await self._stream()
+            except grpc.aio.AioRpcError as error:
+                self._failed(error)
+            except (Lost, OSError, asyncio.TimeoutError):
+                pass
+            self.connected = False
+            backoff = BACKOFF_FIRST if self.progress > before else min(BACKOFF_MOST, backoff * 2)
+            if not self.done:
+                await self._pause(backoff * random.uniform(0.5, 1.5))
+        return self.done
+
+    @property
+    def done(self) -> bool:
+        return self.final is not None and self.acked >= self.final
+
+    def wake(self) -> None:
+        """Look at the journal now."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _stream(self) -> None:
+        async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
+            metadata = (("authorization", f"Bearer {self.token}"),) if self.token else None
+            call: Call = ingest_pb2_grpc.IngestStub(channel).Stream(metadata=metadata)  # type: ignore[assignment]
+            try:
+                await call.write(ingest_pb2.FromRank(hello=self.hello))
+                first = await asyncio.wait_for(self._next(call), WELCOME_SECONDS)
+                if first.WhichOneof("body") != "welcome":
+                    raise Lost("the agent did not say welcome")
+                self._welcome(first.welcome)
+                listener = asyncio.ensure_future(self._listen(call))
+                try:
+                    await self._send(call, listener, first.welcome.heartbeat_seconds or 5.0)
+                finally:
+                    listener.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, Lost):
+                        await listener
+            finally:
+                call.cancel()
+
+    def _welcome(self, welcome: ingest_pb2.Welcome) -> None:
+        self.connected = True
+        self.progress = time.monotonic()
+        self._safe(welcome.safe_sequence)
+        self.reader.seek(welcome.safe_sequence + 1)
+        self.welcomed(welcome)
+
+    async def _send(self, call: Call, listener: asyncio.Future[None], every: float) -> None:
+        batches, beat, busy, sent = Batches(), 0.0, 0.0, self.acked
+        while not self.done and not self.stop():
+            if listener.done():
+                await listener
+                raise Lost("the agent ended the stream")
+            now = time.monotonic()
+            self.glance.look()
+            if now >= beat:
+                await call.write(ingest_pb2.FromRank(heartbeat=self._heartbeat()))
+                beat = now + every
+            room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowed(now))
+            if self._limit < BATCH_RECORDS and sent > self.acked:
+                room = 0  # one of the next records is refused: find out which
+            if room > 0:
+                first, found = self.reader.read(room, BATCH_BYTES)
+                if found:
+                    await call.write(ingest_pb2.FromRank(batch=self._batch(batches, first, found)))
+                    sent, busy = first + len(found) - 1, now
+                    self._tokens -= len(found)
+                    continue
+            if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
+                raise Lost("the agent acknowledges nothing")
+            await self._pause(POLL_BUSY if now - busy < 1.0 else POLL_IDLE)
+
+    def _batch(self, batches: Batches, first: int, found: Sequence[Record]) -> ingest_pb2.Batch:
+        offset = self.reader.clock_offset if self.wall_offset is None else self.wall_offset()
+        left_out = {sequence - first for sequence in self._skip if sequence >= first}
+        batch, unreadable = batches.make(first, found, self.reader.shape, offset, left_out)
+        self.glance.refused += unreadable
+        return batch
+
+    def _allowed(self, now: float) -> int:
+        """Records that may be sent now: a backlog must not come as a burst."""
+        self._tokens = min(RECORDS_A_SECOND, self._tokens + (now - self._refilled) * RECORDS_A_SECOND)
+        self._refilled = now
+        return int(self._tokens)
+
+    async def _listen(self, call: Call) -> None:
+        while True:
+            message = await self._next(call)
+            kind = message.WhichOneof("body")
+            if kind == "ack":
+                self.progress = time.monotonic()
+                self._safe(message.ack.sequence)
+                self.wake()
+            elif kind == "command" and message.command.WhichOneof("body") == "set_rate":
+                rate = message.command.set_rate
+                self.glance.set_rate(rate.what, rate.factor)
+
+    async def _next(self, call: Call) -> ingest_pb2.FromAgent:
+        message = await call.read()
+        if isinstance(message, ingest_pb2.FromAgent):
+            return message
+        code = await call.code()  # the end of the stream
+        raise (
+            Lost(f"the agent ended the stream: {code.name}")
+            if code == grpc.StatusCode.OK
+            else _error(code, await call.details())
+        )
+
+    def _safe(self, sequence: int) -> None:
+        if sequence > self.acked:
+            self.acked = sequence
+            self.glance.acked(sequence)
+            self.reader.forget(sequence)
+            self._limit = min(BATCH_RECORDS, self._limit * 2)
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> None:
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            self.refused(error.details() or "it is not allowed")
+        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            self.refused(error.details() or "it makes no sense to it")
+            if self.connected and self._limit == 1:
+                self._skip.add(self.acked + 1)
+                self.glance.refused += 1
+            self._limit = max(1, self._limit // 8)
+
+    def _heartbeat(self) -> ingest_pb2.Heartbeat:
+        glance, now = self.glance, time.monotonic_ns()
+        calls, spent, at = glance.cost
+        offset = self.reader.clock_offset if self.wall_offset is None else self.wall_offset()
+        return ingest_pb2.Heartbeat(
+            monotonic_ns=now,
+            clock_offset_ns=offset,
+            journal_bytes=self.reader.waiting(),
+            dropped=glance.dropped,
+            log_seconds=glance.log_seconds,
+            overhead_ratio=spent / max(1, at - glance.started) if calls else 0.0,
+            phase=glance.phase,
+            step=self.reader.step,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until `wake()`; while the agent's socket is away, also until there is a new one."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        socket = None if self.connected else _socket(self.address)
+        while (left := end - loop.time()) > 0:
+            waiter = self._waiter = loop.create_future()
+            timer = loop.call_later(left if self.connected else min(left, 0.1), self.wake)
+            await waiter
+            timer.cancel()
+            if self.connected or self.stop() or _socket(self.address) != socket:
+                return
+
+
+def _error(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
+    metadata = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, metadata, metadata, details)
+
+
+def _socket(address: str) -> tuple[int, int] | None:
+    """Return what tells a Unix socket from another one at the same path; None where there is none."""
+    if not address.startswith("unix:"):
+        return None
+    try:
+        found = os.stat(address.removeprefix("unix:").replace("//", "/", 1))
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+def say(text: str) -> None:
+    """Write one line for people to stderr, if there still is one."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, f"rankscope: {text}\n".encode("utf-8", "replace"))
+
+
+def version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("rankscope")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,74 @@
+"""From what users log to numbers, without importing what they made them with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Protocol, SupportsFloat, cast, runtime_checkable
+
+MAX_DEPTH = 16
+SEPARATOR = "/"
+
+
+class NotANumber(Exception):
+    """What was logged is no number."""
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """What a tensor of any framework looks like from here."""
+
+    def detach(self) -> Tensor: ...
+    def numel(self) -> int: ...
+    def item(self) -> object: ...
+    @property
+    def device(self) -> object: ...
+
+
+def is_tensor(value: object) -> bool:
+    """True for a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    kind = getattr(torch, "Tensor", None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def on_device(value: object) -> bool:
+    """True for a tensor whose value would have to be waited for."""
+    return is_tensor(value) and str(getattr(getattr(value, "device", None), "type", "cpu")) != "cpu"
+
+
+def number(value: object) -> float:
+    """Return a Python or numpy number or a tensor of one element on the CPU as a float. Raises NotANumber."""
+    if isinstance(value, (float, int)):
+        try:
+            return float(value)
+        except OverflowError:
+            raise NotANumber("an integer too large for a float") from None
+    if is_tensor(value):
+        tensor = cast("Tensor", value)
+        if tensor.numel() != 1:
+            raise NotANumber(f"a tensor of {tensor.numel()} elements")
+        return number(tensor.detach().item())
+    if isinstance(value, (str, bytes, bytearray, complex)) or not isinstance(value, SupportsFloat):
+        raise NotANumber(type(value).__name__)
+    if getattr(value, "size", 1) != 1 or getattr(value, "shape", ()) not in ((), (1,)):
+        raise NotANumber(f"an array of shape {getattr(value, 'shape', '?')}")
+    item = getattr(value, "item", None)
+    if callable(item):
+        value = item()
+        if isinstance(value, (float, int)):
+            return float(value)
+    try:
+        return float(cast("SupportsFloat", value))
+    except (TypeError, ValueError, OverflowError):
+        raise NotANumber(type(value).__name__) from None
+
+
+def flatten(metrics: Mapping[object, object], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Yield names and values; nested mappings join with `/`."""
+    for key, value in metrics.items():
+        name = prefix + str(key)
+        if isinstance(value, Mapping) and depth < MAX_DEPTH:
+            yield from flatten(cast("Mapping[object, object]", value), name + SEPARATOR, depth + 1)
+        else:
+            yield name, value
