@@ -39,7 +39,7 @@ class Metric:
     """One row of the catalogue: a metric family without its prefix `rankscope_` and its label `hostname`."""
 
     name: str
-    kind: Literal["gauge", "counter", "info", "histogram"]
+    kind: Literal["gauge", "counter", "info", "histogram", "summary"]  # summary: its quantiles alone
     help: str
     labels: tuple[str, ...] = ()
     unit: str = ""  # base unit as in the name; "" where there is none

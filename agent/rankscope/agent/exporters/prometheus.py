@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample as Line
 
 from rankscope.agent.model import Histogram, Metric, Sample
+from rankscope.agent.runs.readings import Selection
 
 PREFIX = "rankscope_"
 _SUFFIX = {"counter": "_total", "info": "_info"}
@@ -30,6 +31,8 @@ class Prometheus:
 
     series_budget: int = 20_000
     hostname: str = ""  # "": the node's own name, as os.uname() gives it
+    values: list[str] = field(default_factory=lambda: ["*"])  # scalars of the users' own that are exported, as patterns
+    values_per_run: int = 32
     series: int = field(default=0, init=False)  # on the newest page
     refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0), init=False)  # since the start
 
@@ -37,6 +40,11 @@ class Prometheus:
         if self.series_budget < 1:
             raise ValueError("series_budget must be at least 1")
         self.hostname = self.hostname or os.uname().nodename
+
+    @property
+    def selection(self) -> Selection:
+        """Which scalars without a metric of their own are exported."""
+        return Selection(tuple(self.values), self.values_per_run)
 
     def render(self, samples: Iterable[Sample], accept: str = "") -> tuple[bytes, str]:
         """Return the page and its content type, for the header `Accept` of a scrape."""
@@ -97,7 +105,9 @@ class _Family:
         count = 0
         for bound, counted in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
             count += counted
-            yield Line(f"{self._name}_bucket", {**labels, "le": "+Inf" if bound == math.inf else repr(float(bound))}, count)
+            yield Line(
+                f"{self._name}_bucket", {**labels, "le": "+Inf" if bound == math.inf else repr(float(bound))}, count
+            )
         yield Line(f"{self._name}_count", labels, count)
         yield Line(f"{self._name}_sum", labels, histogram.sum)
 

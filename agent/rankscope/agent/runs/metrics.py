@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator
 
@@ -46,8 +47,9 @@ def _checkpoint(rank: Rank, at: Context, what: str) -> float | None:
 
 
 def _log_seconds(rank: Rank, at: Context) -> Readings:
-    if rank.heartbeat is not None:
-        yield from (((quantile,), seconds) for quantile, seconds in rank.heartbeat.log_seconds.items())
+    for quantile, seconds in rank.heartbeat.log_seconds.items() if rank.heartbeat else ():
+        if re.fullmatch(r"0\.\d{1,6}", quantile):
+            yield (quantile,), seconds
 
 
 def _dropped(rank: Rank, at: Context) -> Readings:
@@ -205,7 +207,7 @@ RANK_ROWS = (
     RankRow(
         Metric(
             "sdk_log_seconds",
-            "gauge",
+            "summary",
             "What one log() costs the training thread.",
             (*RANK, "quantile"),
             "seconds",

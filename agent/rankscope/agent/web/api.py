@@ -45,7 +45,7 @@ def routes(view: View) -> list[Route]:
         return answer({"run": found.name, "series": curves(found, wanted)})
 
     async def alerts(request: Request) -> Response:
-        return answer({"alerts": view.active_alerts()})
+        return answer({"alerts": view.alerts.active(), "resolved": view.alerts.recent()})
 
     async def silences(request: Request) -> Response:
         now = view.now()

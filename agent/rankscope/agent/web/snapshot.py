@@ -14,6 +14,7 @@ from rankscope.agent.telemetry import agent_version
 from rankscope.agent.web.view import View
 
 ROLES = ("loss", "val_loss", "lr", "grad_norm", "samples_per_second", "tokens_per_second")
+RESOLVED = 20  # alerts that are over and still shown
 PACE = 50  # steps over which a rank's step time is told
 
 _GPU = {
@@ -41,7 +42,8 @@ def snapshot(view: View) -> dict[str, object]:
         "gpus": gpus(view.node),
         "system": system(view.node),
         "runs": [run_json(view.node, run, now) for run in newest_first(view.node)],
-        "alerts": view.active_alerts(),
+        "alerts": view.alerts.active(),
+        "resolved": view.alerts.recent()[:RESOLVED],
     }
 
 

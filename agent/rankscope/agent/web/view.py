@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,8 +38,12 @@ class Alerts(Protocol):
     @property
     def silences(self) -> Silences: ...
 
-    def as_json(self, now: float, /) -> list[dict[str, object]]:
-        """Return the alerts that are pending or firing and those resolved of late."""
+    def active(self) -> list[dict[str, object]]:
+        """Return the alerts that are pending or firing, the gravest first."""
+        ...
+
+    def recent(self) -> list[dict[str, object]]:
+        """Return the alerts that were resolved last, newest first."""
         ...
 
 
@@ -55,6 +59,3 @@ class View:
     reload: Callable[[], str | None]  # None, or why the new configuration was refused
     ready: Callable[[], bool]
     now: Callable[[], float] = time.time
-
-    def active_alerts(self) -> Sequence[Mapping[str, object]]:
-        return self.alerts.as_json(self.now())

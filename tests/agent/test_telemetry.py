@@ -1,0 +1,75 @@
+"""The agent says what it costs, what it dropped, and which of its samplers are blind."""
+
+from __future__ import annotations
+
+import time
+
+from rankscope.agent.model import Histogram, RankInfo, RankKey
+from rankscope.agent.runs.state import Node
+from rankscope.agent.telemetry import Telemetry
+
+
+def read(telemetry: Telemetry, name: str, node: Node | None = None) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for sample in telemetry.samples(node or Node("host-a")):
+        assert not isinstance(sample.value, Histogram)
+        if sample.metric.name == name:
+            found[sample.labels] = sample.value
+    return found
+
+
+def test_reasons_are_there_before_anything_is_dropped() -> None:
+    """A counter that is born with a value shows no increase."""
+    telemetry = Telemetry()
+    assert set(read(telemetry, "agent_dropped_total").values()) == {0}
+    telemetry.dropped("queue_full", 5)
+    assert read(telemetry, "agent_dropped_total")[("queue_full",)] == 5
+
+
+def test_a_sampler_that_fails_is_down_and_its_last_success_stays() -> None:
+    telemetry = Telemetry()
+    telemetry.sampled("gpu", 0.5, None, 100.0)
+    telemetry.sampled("gpu", 5.0, "no answer within 5 s", 200.0)
+    assert read(telemetry, "sampler_up") == {("gpu",): 0.0}
+    assert read(telemetry, "sampler_last_success_timestamp_seconds") == {("gpu",): 100.0}
+    assert read(telemetry, "sampler_errors_total") == {("gpu",): 1}
+    assert read(telemetry, "sampler_duration_seconds") == {("gpu",): 5.0}
+
+
+def test_a_sampler_that_never_succeeded_has_no_last_success() -> None:
+    telemetry = Telemetry()
+    telemetry.sampled("gpu", 5.0, "no driver", 200.0)
+    assert read(telemetry, "sampler_last_success_timestamp_seconds") == {}
+
+
+def test_a_sampler_that_is_no_longer_run_vanishes() -> None:
+    telemetry = Telemetry()
+    telemetry.sampled("gpu", 0.5, None, 100.0)
+    telemetry.forget("gpu")
+    assert read(telemetry, "sampler_up") == {}
+
+
+def test_what_ranks_were_refused_outlives_them() -> None:
+    telemetry, node = Telemetry(), Node("host-a")
+    rank = node.attach(RankInfo(RankKey("p", "r", 0), 1, "id"), 0.0)
+    rank.refused["series_limit"] = 3
+    assert read(telemetry, "agent_dropped_total", node)[("series_limit",)] == 3
+    rank.refused["series_limit"] = 5
+    assert read(telemetry, "agent_dropped_total", node)[("series_limit",)] == 5
+    node.runs.clear()
+    assert read(telemetry, "agent_dropped_total", node)[("series_limit",)] == 5
+
+
+def test_its_own_cost_grows_with_work() -> None:
+    telemetry = Telemetry()
+    [before] = read(telemetry, "agent_cpu_seconds_total").values()
+    deadline = time.monotonic() + 10
+    while read(telemetry, "agent_cpu_seconds_total")[()] <= before:
+        assert time.monotonic() < deadline
+    assert read(telemetry, "agent_resident_memory_bytes")[()] > 1_000_000
+
+
+def test_versions_are_known() -> None:
+    [labels] = read(Telemetry(driver={"driver_version": "580.1"}), "agent_build_info")
+    assert labels[0] not in ("", "unknown")
+    assert labels[3] == "580.1"
