@@ -58,7 +58,8 @@ class Agent:
         self.telemetry = Telemetry()
         state = _prepare(runs, hostname)
         self.dispatcher = Dispatcher(state / "outbox", config.alerts)
-        self.alerts = Alerts(hostname, state, config.alerts, runs_dir=runs)
+        self.alerts = Alerts(hostname, state, config.alerts, runs_dir=runs, deliver=self.dispatcher.put)
+        self.dispatcher.announced = self.alerts.announced
         self.prometheus = config.exporters.get("prometheus")
         self._judging = Judging(self.node, self.alerts)
         self._sampling = Sampling(self.node, self.telemetry)
@@ -146,7 +147,8 @@ class Agent:
         yield from self.telemetry.samples(self.node)
         yield from self.alerts.samples()
         yield from self.dispatcher.samples()
-        yield from metrics.samples(self.node, now)
+        selection = self.prometheus.selection if isinstance(self.prometheus, Prometheus) else metrics.EVERYTHING
+        yield from metrics.samples(self.node, now, selection, self._stragglers())
         for collection in list(self.node.samples.values()):
             yield from collection
 
@@ -155,8 +157,14 @@ class Agent:
         if not isinstance(self.prometheus, Prometheus):
             return b"", "text/plain"
         page = self.prometheus.render(self.samples(time.time()), accept)
-        self.telemetry.series = self.prometheus.series
+        self.telemetry.exposed(self.prometheus.series, self.prometheus.refused)
         return page
+
+    def _stragglers(self) -> set[tuple[str, int]] | None:
+        """Return the ranks that are held for stragglers, by run; None while no rule judges that."""
+        if all(name != "Straggler" for name, _ in self._judging.rules):
+            return None
+        return self.alerts.ranks_of("Straggler")
 
     def _changed(self, rank: Rank, batch: Batch | None) -> None:
         self._judging.news(rank, batch)

@@ -52,7 +52,7 @@ METRICS = (
 )
 
 # Exported as 0 from the start: a counter that is born with a value shows no increase.
-REASONS = ("bad_payload", "queue_full", "series_limit", "series_budget")
+REASONS = ("bad_payload", "queue_full", "series_limit", "series_budget", "duplicate_series", "bad_sample")
 
 
 def agent_version() -> str:
@@ -91,6 +91,11 @@ class Telemetry:
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count something that was dropped or refused; `reason` is of a closed set."""
         self._dropped[reason] = self._dropped.get(reason, 0) + count
+
+    def exposed(self, series: int, refused: Mapping[str, int]) -> None:
+        """A page of metrics was rendered; `refused` counts series left out since the start, by reason."""
+        self.series = series
+        self._dropped.update(refused)
 
     def drops(self) -> Mapping[str, int]:
         return dict(self._dropped)
