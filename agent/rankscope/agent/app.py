@@ -76,6 +76,7 @@ class Agent:
         host, port = listener.getsockname()[:2]
         self.config.grpc.agent_version = version("rankscope")
         self.config.grpc.url = f"http://{host}:{port}"
+        self.config.journals.agent = self.config.grpc.listen
         tasks: list[asyncio.Task[None]] = []
         try:
             for receiver in receivers:
