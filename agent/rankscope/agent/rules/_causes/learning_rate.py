@@ -1,0 +1,59 @@
+"""What the learning rate has to do with it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rankscope.agent.model import Cause
+from rankscope.agent.rules._causes.around import Around, figure
+
+RISE = 1.5  # a learning rate that grew by so much over the last points is rising: a warm-up or a restart
+
+
+def rising(here: Around, points: int = 32) -> bool:
+    """Tell whether the learning rate was going up when it happened."""
+    values = here.before("lr", points)
+    values = values[np.isfinite(values)]
+    if len(values) < 2 or values[-1] <= 0:
+        return False
+    return bool(values[-1] > RISE * values[0] or (values[-1] > values[0] and values[0] <= 0))
+
+
+def too_large(here: Around) -> Cause | None:
+    """The steps are too large. Contradicted where the learning rate is known to be 0."""
+    rate = here.recent("lr")
+    if rate is not None and rate <= 0:
+        return None
+    known = "the learning rate is not logged" if rate is None else f"the learning rate was {figure(rate)}"
+    evidence = known
+    fix = "lower the learning rate 3 to 10 times"
+    if rising(here):
+        evidence += " and still going up in its warm-up or after a restart of its schedule"
+        fix = f"lower the peak learning rate below {figure(rate or 0)}, or make the warm-up longer"
+    losses = here.before("loss", 24)
+    losses = losses[np.isfinite(losses)]
+    if len(losses) >= 8:
+        older, newer = float(np.median(losses[: len(losses) // 2])), float(np.median(losses[-4:]))
+        if newer > older + 2 * float(np.std(losses[: len(losses) // 2])):
+            evidence += f"; the loss was rising before, from {figure(older)} to {figure(newer)}"
+    return Cause("the learning rate is too large", evidence, fix)
+
+
+def too_small(here: Around, initial: float | None = None) -> Cause | None:
+    """The steps are too small to move the loss. Contradicted by an update ratio that is not small."""
+    rate, ratio = here.recent("lr"), here.usual("update_ratio")
+    if ratio is not None and ratio >= 1e-5:
+        return None
+    if rate is None and ratio is None:
+        return None
+    evidence = f"the learning rate is {figure(rate)}" if rate is not None else ""
+    if ratio is not None:
+        evidence += (
+            f"{'; ' if evidence else ''}a step changes the weights by {figure(ratio)} of their size, 1e-3 is usual"
+        )
+    if rate is not None and rate == 0:
+        return Cause("the learning rate is 0", evidence, "check the schedule: it has ended, or its warm-up never began")
+    goal = f" to about {figure(rate * 10)}" if rate is not None and math.isfinite(rate) else ""
+    return Cause("the learning rate is too small", evidence, f"raise the learning rate 10 times{goal}")

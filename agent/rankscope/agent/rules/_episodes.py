@@ -1,0 +1,51 @@
+"""What a rule found on one rank: episodes that begin at a point, last, and end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rankscope.agent.model import Finding
+
+
+@dataclass(slots=True)
+class Episode:
+    """One problem from the point that showed it to the point that ended it."""
+
+    finding: Finding
+    until: float | None = None  # Unix seconds up to which it is still told after its end; None: not over
+
+    @property
+    def over(self) -> bool:
+        return self.until is not None
+
+
+@dataclass(slots=True)
+class Episodes:
+    """The episodes of one rule on one rank that are to be told now.
+
+    An episode that begins and ends between two looks is told at least once, so a spike of a single step is not lost
+    however seldom the rule is asked.
+    """
+
+    hold: float = 0.0  # seconds for which an episode is told after its end
+    _told: list[Episode] = field(default_factory=list[Episode])
+
+    @property
+    def current(self) -> Episode | None:
+        """The episode that is not over, if there is one."""
+        return self._told[-1] if self._told and not self._told[-1].over else None
+
+    def begin(self, finding: Finding) -> None:
+        self._told.append(Episode(finding))
+
+    def end(self, now: float) -> None:
+        if (current := self.current) is not None:
+            current.until = now + self.hold
+
+    def tell(self, now: float) -> tuple[Finding, ...]:
+        """Return the findings of all episodes that are not over, or were not yet told, or ended just now."""
+        if not self._told:
+            return ()
+        findings = tuple(episode.finding for episode in self._told)
+        self._told = [episode for episode in self._told if episode.until is None or now < episode.until]
+        return findings
