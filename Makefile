@@ -48,6 +48,9 @@ types: $(VENV)/.dev  ## mypy strict and pyright strict
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+docs: $(VENV)/.dev  ## rewrite deploy/rankscope.yaml and the tables of the README
+	$(BIN)/python -m rankscope.agent.reference deploy/rankscope.yaml README.md
+
 proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import pkgutil
 import sys
 
@@ -37,5 +38,5 @@ def cli() -> None:
     rankscope agent                  watch this node: run it once on each
     rankscope diagnose PATH          the same rules over logs that exist already
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a reader of a pipe sees each line when it is written

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rankscope.agent.alerts.settings import Settings as AlertSettings
 from rankscope.agent.component import Exporter, Notifier, Rule, Sampler, discover
+from rankscope.agent.exporters.tensorboard import Tensorboard
 from rankscope.agent.model import Seconds, Span
 from rankscope.agent.receivers.grpc import Grpc
 from rankscope.agent.receivers.journals import Journals
@@ -79,10 +80,10 @@ def load(
     text = path.read_text() if path is not None else ""
     source = _Source(str(path) if path is not None else "configuration", text)
     tree = source.tree
-    for name, value in (os.environ if environment is None else environment).items():
+    for name, text in (os.environ if environment is None else environment).items():
         if name.startswith("RANKSCOPE_") and "__" in name:
             keys = tuple(part for part in name.removeprefix("RANKSCOPE_").split("__") if part)
-            _set(tree, keys, yaml.safe_load(value), source, name)
+            _set(tree, keys, yaml.safe_load(text), source, name)
     for dotted, value in (overrides or {}).items():
         _set(tree, tuple(dotted.split(".")), value, source, dotted)
     config = _Builder(source).config(tree)
@@ -108,7 +109,7 @@ class _Source:
         if root is not None:
             self._note(root, ())
         if value is not None and not isinstance(value, dict):
-            found = _kind(cast(object, value))
+            found = _kind(value)
             raise ConfigError(f"{name}:1: expected keys such as `http:` and `rules:`, found {found}")
         self.tree: dict[str, object] = cast("dict[str, object]", value or {})
 
@@ -121,8 +122,9 @@ class _Source:
                 if name in seen:
                     self.problem((*path, name), "given twice", key.start_mark.line + 1)
                 seen.add(name)
-                self._lines[(*path, name)] = key.start_mark.line + 1
-                self._note(child, (*path, name))
+                place = (*path, name)
+                self._lines[place] = key.start_mark.line + 1
+                self._note(child, place)
         elif isinstance(node, yaml.SequenceNode):
             for i, child in enumerate(node.value):
                 self._note(child, (*path, i))
@@ -153,13 +155,16 @@ class _Builder:
             if key not in known:
                 self._unknown((key,), key, known)
         for name in ("http", "grpc", "journals", "runs", "alerts"):
-            kind = type(getattr(config, name))
+            kind = cast("type[object]", type(getattr(config, name)))
             built = self.build(kind, tree.get(name) or {}, (name,))
             if built is not None:
                 setattr(config, name, built)
         config.roles = self._value(dict[str, list[str]], tree.get("roles") or {}, ("roles",)) or {}
         config.samplers = cast("dict[str, Sampler]", self._family("samplers", tree.get("samplers")))
         config.exporters = self._family("exporters", tree.get("exporters"))
+        record = config.exporters.get("tensorboard")
+        if isinstance(record, Tensorboard) and not record.dir:
+            record.dir = config.runs.dir
         config.rules = self._rules(tree.get("rules"))
         config.notifiers = self._notifiers(tree.get("notifiers"))
         return config
@@ -321,5 +326,5 @@ def _set(tree: dict[str, object], keys: tuple[str, ...], value: object, source: 
 
 
 def _kind(value: object) -> str:
-    names = {dict: "keys and values", list: "a list", type(None): "nothing", bool: "yes/no"}
-    return names.get(type(value)) or repr(value)
+    names: dict[type, str] = {dict: "keys and values", list: "a list", type(None): "nothing", bool: "yes/no"}
+    return names.get(type(value), repr(value))

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import yaml
 
@@ -93,8 +93,8 @@ def _yaml(value: object, hint: Any) -> str:
     if isinstance(value, Span):
         return f"{value.steps} steps" if value.steps else duration(value.seconds)
     if isinstance(value, tuple):
-        value = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = list(cast("tuple[object, ...]", value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
 

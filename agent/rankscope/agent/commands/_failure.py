@@ -16,7 +16,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int = UNREACHABLE) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        setattr(self, "exit_code", exit_code)  # noqa: B010 (click declares it as a constant of the class)
 
     def show(self, file: IO[Any] | None = None) -> None:
         for line in self.message.splitlines():

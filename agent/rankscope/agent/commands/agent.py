@@ -31,7 +31,8 @@ def command(file: Path | None, listen: str | None, http: str | None, runs: str |
     SIGTERM ends it in at most 5 s with nothing lost; SIGHUP and POST /-/reload read the configuration again.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     overrides: dict[str, object] = {}
     if listen is not None:
         overrides["grpc.listen" if listen.startswith("unix:") else "grpc.tcp"] = listen

@@ -53,7 +53,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.byte(x) + self.place(torch.arange(x.shape[1], device=x.device))
-        return self.head(self.blocks(hidden, mask=self.mask, is_causal=True))
+        logits: torch.Tensor = self.head(self.blocks(hidden, mask=self.mask, is_causal=True))
+        return logits
 
 
 def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ def main() -> None:
     def schedule(step: int) -> float:
         """Linear warm-up, then a cosine down to a tenth."""
         if step < args.warmup:
-            return (step + 1) / args.warmup
+            return float((step + 1) / args.warmup)
         done = (step - args.warmup) / max(1, args.steps - args.warmup)
         return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
 
