@@ -1,0 +1,148 @@
+"""One rank's event file: what is written to it counts from the moment its progress is on disk, and only once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from rankscope.agent.exporters._progress import Progress, load
+from rankscope.agent.exporters._records import version_record, whole
+
+log = logging.getLogger("rankscope.tensorboard")
+
+
+class EventFile:
+    """An append-only file of records. Nothing touches the disk before `save`; all offsets are known before it.
+
+    After a crash the file is cut to the length that its progress names, so torn records and records that were never
+    acknowledged vanish, and whoever sent them sends them again.
+    """
+
+    def __init__(self, folder: Path, host: str, session: str) -> None:
+        self.folder = folder
+        self._pending: list[bytes] = []
+        self._patches: dict[int, bytes] = {}
+        self._size = 0  # bytes pending
+        self._fd: int | None = None
+        self._dirty = False
+        found = load(folder, host, session) if folder.is_dir() else None
+        self.progress = found or self._new(host)
+        self.safe = dict(self.progress.sessions)  # last sequence number on disk by session
+        if found:
+            self._repair()
+
+    def _new(self, host: str) -> Progress:
+        now = time.time()
+        self._size = 0
+        self._dirty = False
+        progress = Progress(host, f"events.out.tfevents.{int(now):010d}.{host}.0")
+        while (self.folder / progress.file).exists():  # somebody else's: never touched
+            stem, _, number = progress.file.rpartition(".")
+            progress.file = f"{stem}.{int(number) + 1}"
+        self._pending.insert(0, version_record(now))
+        self._size = sum(map(len, self._pending))
+        self._dirty = True
+        return progress
+
+    def _repair(self) -> None:
+        """Cut off what was written and never counted."""
+        path = self.folder / self.progress.file
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self.progress.length:
+            sound = 0
+            if size:
+                with path.open("rb") as file:
+                    sound = whole(file)
+            log.warning(
+                "%s lost %d bytes behind our back; going on after what is left", path, self.progress.length - sound
+            )
+            self.progress.length, self.progress.ending = sound, -1
+            if not sound:
+                self.append(version_record(time.time()))
+            self._dirty = True
+        elif size > self.progress.length:
+            self._dirty = True  # the next save cuts it
+
+    @property
+    def end(self) -> int:
+        """Where the next record will begin."""
+        return self.progress.length + self._size
+
+    @property
+    def changed(self) -> bool:
+        return bool(self._pending or self._patches or self._dirty)
+
+    def append(self, record: bytes) -> None:
+        self._pending.append(record)
+        self._size += len(record)
+
+    def patch(self, offset: int, record: bytes) -> None:
+        """Replace a record by one of the same length."""
+        self._patches[offset] = record
+
+    def touch(self) -> None:
+        """The progress changed, though no record did."""
+        self._dirty = True
+
+    def save(self) -> None:
+        """Write what is pending, then the progress. Raises OSError; the next call then tries all of it again."""
+        if not self.changed:
+            return
+        fd = self._open()
+        before = self.progress.length
+        if os.fstat(fd).st_size > before:
+            os.ftruncate(fd, before)
+        data = b"".join(self._pending)
+        self._pending = [data]
+        self._dirty = True
+        _write_at(fd, before, data)
+        for offset, record in self._patches.items():
+            _write_at(fd, offset, record)
+        if data or self._patches:
+            os.fdatasync(fd)
+        self.progress.length = before + len(data)
+        try:
+            self.progress.save(self.folder)
+        except OSError:
+            self.progress.length = before
+            raise
+        self.safe = dict(self.progress.sessions)
+        self._pending.clear()
+        self._patches.clear()
+        self._size = 0
+        self._dirty = False
+
+    def _open(self) -> int:
+        if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
+            log.warning("%s was deleted; going on in a new file", self.folder / self.progress.file)
+            self.close()
+            old = self.progress
+            self._patches.clear()
+            self.progress = self._new(old.host)
+            self.progress.sessions, self.progress.newest, self.progress.pieces = old.sessions, old.newest, old.pieces
+        if self._fd is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.progress.length == 0:  # name the file before it exists: a file without progress is not ours
+                Progress(self.progress.host, self.progress.file, sessions=dict(self.safe)).save(self.folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self.folder / self.progress.file, flags, 0o644)
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor; the next save opens it again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _write_at(fd: int, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        offset += done
+        view = view[done:]
