@@ -97,7 +97,7 @@ class Gpu:
 
     interval: Seconds = 1.0
     source: Literal["auto", "nvml", "simulated"] = "auto"
-    deadline: Seconds = 5.0
+    deadline: Seconds = 3.0
     library: str = ""
     scenario: str = ""
     root: str = "/"

@@ -130,7 +130,7 @@ class Card:
             with contextlib.suppress(nvml.NVMLError, AttributeError, TypeError, LookupError):
                 value = read.read(self)
             if value is not None:
-                return row.plausible(value * read.scale)
+                return row.plausible(value * read.scale / read.per)
         return None
 
     def call(self, function: str, *arguments: int | str) -> object:

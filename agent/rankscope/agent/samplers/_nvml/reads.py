@@ -1,4 +1,7 @@
-"""The ways in which a value is read from NVML: a call, a field, a profiling metric."""
+"""The ways in which a value is read from NVML: a call, a field, a profiling metric.
+
+What is read is multiplied by `scale` and divided by `per`, which leaves 41 % at 0.41.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ class Call:
     arguments: tuple[Argument, ...] = ()
     part: str | int | None = None  # attribute or index
     bit: int = 0
+    per: float = 1.0
     scale: float = 1.0
 
     def read(self, card: Card) -> float | None:
@@ -47,6 +51,7 @@ class Field:
 
     name: str
     scope: int = 0
+    per: float = 1.0
     scale: float = 1.0
 
     def read(self, card: Card) -> float | None:
@@ -61,6 +66,7 @@ class Gpm:
     """A GPU performance monitoring metric, between this collection and the one before: Hopper and later."""
 
     name: str
+    per: float = 1.0
     scale: float = 1.0
 
     def read(self, card: Card) -> float | None:
@@ -74,6 +80,7 @@ class Gpm:
 class Links:
     """How many NVLinks are up."""
 
+    per: float = 1.0
     scale: float = 1.0
 
     def read(self, card: Card) -> float | None:

@@ -73,37 +73,37 @@ ROWS: tuple[Row, ...] = (
     _percent(
         "gpu_utilization_ratio",
         "Share of the last sample period with a kernel resident (nvidia-smi utilization.gpu).",
-        Call(_UTILIZATION, part="gpu", scale=0.01),
+        Call(_UTILIZATION, part="gpu", per=100),
     ),
     _percent(
         "gpu_memory_copy_utilization_ratio",
         "Share of the sample period the memory interface was busy.",
-        Call(_UTILIZATION, part="memory", scale=0.01),
+        Call(_UTILIZATION, part="memory", per=100),
     ),
-    _percent("gpu_sm_active_ratio", "SM activity (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 0.01)),
+    _percent("gpu_sm_active_ratio", "SM activity (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)),
     _percent(
         "gpu_sm_occupancy_ratio", "Warps resident, of what the SMs hold (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_SM_OCCUPANCY", 0.01),
+        Gpm("NVML_GPM_METRIC_SM_OCCUPANCY", 100),
     ),
     _percent(
         "gpu_engine_active_ratio", "Activity of the graphics and compute engine (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_GRAPHICS_UTIL", 0.01),
+        Gpm("NVML_GPM_METRIC_GRAPHICS_UTIL", 100),
     ),
     _percent(
         "gpu_tensor_active_ratio", "Tensor pipe activity (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 0.01),
+        Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 100),
     ),
     _percent(
         "gpu_dram_active_ratio", "Share of the memory bandwidth in use (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 0.01),
+        Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 100),
     ),
     Row(
         "gpu_pipe_active_ratio", "gauge", "ratio", "Activity of a pipe (Hopper+ GPM); pipe=fp16|fp32|fp64|integer.",
         {
-            "fp16": Gpm("NVML_GPM_METRIC_FP16_UTIL", 0.01),
-            "fp32": Gpm("NVML_GPM_METRIC_FP32_UTIL", 0.01),
-            "fp64": Gpm("NVML_GPM_METRIC_FP64_UTIL", 0.01),
-            "integer": Gpm("NVML_GPM_METRIC_INTEGER_UTIL", 0.01),
+            "fp16": Gpm("NVML_GPM_METRIC_FP16_UTIL", 100),
+            "fp32": Gpm("NVML_GPM_METRIC_FP32_UTIL", 100),
+            "fp64": Gpm("NVML_GPM_METRIC_FP64_UTIL", 100),
+            "integer": Gpm("NVML_GPM_METRIC_INTEGER_UTIL", 100),
         },
         "pipe", high=1.0,
     ),
@@ -121,15 +121,15 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_power_watts", "gauge", "watts", "Board power draw.",
-        {"": (Call("nvmlDeviceGetPowerUsage", scale=1e-3), Field(_FI + "POWER_INSTANT", scale=1e-3))}, high=10_000,
+        {"": (Call("nvmlDeviceGetPowerUsage", per=1000), Field(_FI + "POWER_INSTANT", per=1000))}, high=10_000,
     ),
     Row(
         "gpu_power_limit_watts", "gauge", "watts", "Enforced power limit.",
-        {"": Call("nvmlDeviceGetEnforcedPowerLimit", scale=1e-3)}, low=1, high=10_000,
+        {"": Call("nvmlDeviceGetEnforcedPowerLimit", per=1000)}, low=1, high=10_000,
     ),
     Row(
         "gpu_energy_joules_total", "counter", "joules", "Energy since driver load.",
-        {"": Call("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3)},
+        {"": Call("nvmlDeviceGetTotalEnergyConsumption", per=1000)},
     ),
     Row(
         "gpu_temperature_celsius", "gauge", "celsius", "Temperature; sensor=gpu|memory.",
@@ -182,11 +182,11 @@ ROWS: tuple[Row, ...] = (
         "gpu_throttle_seconds_total", "counter", "s",
         "Time throttled; reason=sw_power_cap|hw_thermal|sw_thermal|hw_power_brake|sync_boost.",
         {
-            "sw_power_cap": Field(_FI + "CLOCKS_EVENT_REASON_SW_POWER_CAP", scale=1e-9),
-            "hw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN", scale=1e-9),
-            "sw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN", scale=1e-9),
-            "hw_power_brake": Field(_FI + "CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN", scale=1e-9),
-            "sync_boost": Field(_FI + "CLOCKS_EVENT_REASON_SYNC_BOOST", scale=1e-9),
+            "sw_power_cap": Field(_FI + "CLOCKS_EVENT_REASON_SW_POWER_CAP", per=1e9),
+            "hw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN", per=1e9),
+            "sw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN", per=1e9),
+            "hw_power_brake": Field(_FI + "CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN", per=1e9),
+            "sync_boost": Field(_FI + "CLOCKS_EVENT_REASON_SYNC_BOOST", per=1e9),
         },
         "reason",
     ),
@@ -227,8 +227,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "gpu_nvlink_bytes_total", "counter", "bytes", "NVLink data over all links; direction=tx|rx.",
         {
-            "tx": Field(_FI + "NVLINK_THROUGHPUT_DATA_TX", ALL_LINKS, 1024.0),
-            "rx": Field(_FI + "NVLINK_THROUGHPUT_DATA_RX", ALL_LINKS, 1024.0),
+            "tx": Field(_FI + "NVLINK_THROUGHPUT_DATA_TX", ALL_LINKS, scale=1024.0),
+            "rx": Field(_FI + "NVLINK_THROUGHPUT_DATA_RX", ALL_LINKS, scale=1024.0),
         },
         "direction",
     ),
@@ -236,8 +236,8 @@ ROWS: tuple[Row, ...] = (
         "gpu_nvlink_throughput_bytes_per_second", "gauge", "bytes per second",
         "NVLink data over all links (Hopper+ GPM); direction=tx|rx.",
         {
-            "tx": Gpm("NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC", 1 << 20),
-            "rx": Gpm("NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC", 1 << 20),
+            "tx": Gpm("NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC", scale=1 << 20),
+            "rx": Gpm("NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC", scale=1 << 20),
         },
         "direction", high=1e14,
     ),
@@ -288,15 +288,15 @@ ROWS: tuple[Row, ...] = (
     ),
     _percent(
         "gpu_encoder_utilization_ratio", "Use of the video encoders.",
-        Call("nvmlDeviceGetEncoderUtilization", part=0, scale=0.01),
+        Call("nvmlDeviceGetEncoderUtilization", part=0, per=100),
     ),
     _percent(
         "gpu_decoder_utilization_ratio", "Use of the video decoders.",
-        Call("nvmlDeviceGetDecoderUtilization", part=0, scale=0.01),
+        Call("nvmlDeviceGetDecoderUtilization", part=0, per=100),
     ),
     _percent(
         "gpu_fan_speed_ratio", "Fan speed, of the fan's maximum.",
-        Call("nvmlDeviceGetFanSpeed", scale=0.01), high=2.0,
+        Call("nvmlDeviceGetFanSpeed", per=100), high=2.0,
     ),
     Row(
         "gpu_performance_state", "gauge", "enum", "Performance state, 0 the fastest to 15 the slowest.",
@@ -314,14 +314,14 @@ MIG_ROWS: tuple[Row, ...] = (
         {"": _memory("total")}, low=1, high=1 << 44,
     ),
     _percent(
-        "mig_sm_active_ratio", "SM activity of a MIG instance (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 0.01)
+        "mig_sm_active_ratio", "SM activity of a MIG instance (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)
     ),
     _percent(
         "mig_tensor_active_ratio", "Tensor pipe activity of a MIG instance (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 0.01),
+        Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 100),
     ),
     _percent(
         "mig_dram_active_ratio", "Share of a MIG instance's memory bandwidth in use (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 0.01),
+        Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 100),
     ),
 )  # fmt: skip

@@ -52,7 +52,7 @@ class NvmlSource:
     """Looks at all GPUs; a card that hangs is left out, and tried again after 10 s, 20 s … 2 min."""
 
     library: str = ""
-    deadline: float = 5.0  # seconds for one look
+    deadline: float = 3.0  # seconds for one look
     root: str = "/"
     _link: Link | None = field(default=None, init=False)
     _stuck: list[Link] = field(default_factory=list[Link], init=False)
@@ -111,7 +111,7 @@ class NvmlSource:
             self._link = Link(self.library)
             self._looks = 0
         try:
-            if not self._link.wait_open(now + self.deadline):
+            if not self._link.wait_open(now + self.deadline / 2):
                 if now - self._link.started > OPENING:
                     self._replace(now, f"NVML did not open within {OPENING:g} s")
                     raise BlindError(self._why)

@@ -1,0 +1,223 @@
+"""GPUs as NVML tells of them: what is exported, and what never is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers.gpu import Gpu
+from tests.agent.samplers.conftest import Driver, attach, declared, values, wait_for
+from tests.nvml import build
+
+Make = Callable[..., Gpu]
+
+
+def test_an_h100_gives_what_the_catalogue_promises(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    sampler = gpu()
+    list(sampler.sample(node))  # profiling figures need two looks
+    samples = list(sampler.sample(node))
+    assert declared(sampler.metrics, samples)
+    found = values(samples)
+    expected = {
+        ("gpu_up", "0"): 1.0,
+        ("gpu_utilization_ratio", "0"): 0.97,
+        ("gpu_memory_copy_utilization_ratio", "0"): 0.41,
+        ("gpu_sm_active_ratio", "0"): 0.8841,
+        ("gpu_sm_occupancy_ratio", "0"): 0.3107,
+        ("gpu_tensor_active_ratio", "0"): 0.4731,
+        ("gpu_dram_active_ratio", "0"): 0.526,
+        ("gpu_memory_used_bytes", "0"): 64 * 2**30,
+        ("gpu_memory_size_bytes", "0"): 85520809984,
+        ("gpu_power_watts", "0"): 642.31,
+        ("gpu_power_limit_watts", "0"): 700,
+        ("gpu_energy_joules_total", "0"): 184467440.737,
+        ("gpu_temperature_celsius", "0", "gpu"): 61,
+        ("gpu_temperature_celsius", "0", "memory"): 72,
+        ("gpu_temperature_margin_celsius", "0"): 26,
+        ("gpu_clock_hertz", "0", "sm"): 1.755e9,
+        ("gpu_clock_max_hertz", "0", "memory"): 2.619e9,
+        ("gpu_throttle_active", "0", "sw_power_cap"): 1,
+        ("gpu_throttle_active", "0", "hw_thermal"): 0,
+        ("gpu_throttle_seconds_total", "0", "sw_power_cap"): 1.25,
+        ("gpu_pcie_bytes_total", "0", "rx"): 91268055040,
+        ("gpu_pcie_link_generation", "0"): 5,
+        ("gpu_nvlink_bytes_total", "0", "tx"): 918274812 * 1024,
+        ("gpu_nvlink_errors_total", "0", "crc_flit"): 0,
+        ("gpu_nvlink_links_up", "0"): 18,
+        ("gpu_ecc_errors_total", "0", "uncorrected"): 0,
+        ("gpu_remapped_rows", "0", "corrected"): 0,
+        ("gpu_recovery_action", "0"): 0,
+        ("gpu_processes", "0"): 1,
+        ("gpu_process_memory_bytes", "0", "", ""): 68182605824,
+        ("gpu_process_utilization_ratio", "0", "", ""): 0.96,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_facts_of_the_card_are_labels_of_an_info_metric(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    info = next(sample for sample in gpu().sample(node) if sample.metric.name == "gpu_info")
+    assert dict(zip(info.metric.labels, info.labels, strict=True)) == {
+        "gpu": "0",
+        "uuid": "GPU-7a1f3c52-9d64-4be0-8f27-1c5e8a90d3b1",
+        "name": "NVIDIA H100 80GB HBM3",
+        "pci_bus_id": "0000:18:00.0",
+        "minor": "0",
+        "serial": "1653523012345",
+        "vbios": "96.00.74.00.1A",
+        "mig_mode": "disabled",
+        "simulated": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("scenario", "absent"),
+    [
+        ("rtx4090", {"gpu_ecc_errors_total", "gpu_nvlink_bytes_total", "gpu_sm_active_ratio", "gpu_remapped_rows"}),
+        ("l4", {"gpu_fan_speed_ratio", "gpu_nvlink_links_up", "gpu_sm_active_ratio", "gpu_pcie_bytes_total"}),
+        ("gb200", {"gpu_pcie_replays_total", "gpu_encoder_utilization_ratio", "gpu_fan_speed_ratio"}),
+        ("a100-mig", {"gpu_utilization_ratio", "gpu_process_utilization_ratio", "mig_sm_active_ratio"}),
+    ],
+)
+def test_what_a_card_does_not_support_is_absent_and_not_zero(
+    driver: Driver, gpu: Make, node: Node, scenario: str, absent: set[str]
+) -> None:
+    driver.load(build.scenario(scenario))
+    sampler = gpu()
+    for _ in range(2):
+        names = {sample.metric.name for sample in sampler.sample(node)}
+    assert not names & absent
+    assert "gpu_power_watts" in names
+
+
+def test_sentinels_and_absurd_values_never_get_out(driver: Driver, gpu: Make, node: Node) -> None:
+    """A dying card answers with blanks, NaN, 255 % and errors; each costs its own value only."""
+    driver.load(build.scenario("broken"))
+    sampler = gpu()
+    for _ in range(2):
+        found = values(sampler.sample(node))
+    gone = [
+        ("gpu_utilization_ratio", "0"),
+        ("gpu_memory_copy_utilization_ratio", "0"),
+        ("gpu_memory_used_bytes", "0"),
+        ("gpu_power_watts", "0"),
+        ("gpu_energy_joules_total", "0"),
+        ("gpu_temperature_celsius", "0", "memory"),
+        ("gpu_clock_hertz", "0", "sm"),
+        ("gpu_clock_max_hertz", "0", "memory"),
+        ("gpu_nvlink_bytes_total", "0", "tx"),
+        ("gpu_nvlink_bytes_total", "0", "rx"),
+        ("gpu_throttle_seconds_total", "0", "sw_power_cap"),
+        ("gpu_throttle_seconds_total", "0", "sw_thermal"),
+        ("gpu_sm_active_ratio", "0"),
+        ("gpu_sm_occupancy_ratio", "0"),
+        ("gpu_tensor_active_ratio", "0"),
+        ("gpu_process_memory_bytes", "0", "", ""),
+        ("gpu_process_utilization_ratio", "0", "", ""),
+    ]
+    assert [key for key in gone if key in found] == []
+    assert found["gpu_temperature_celsius", "0", "gpu"] == 98
+    assert found["gpu_throttle_seconds_total", "0", "hw_thermal"] == 41
+    assert found["gpu_throttle_active", "0", "hw_thermal"] == found["gpu_throttle_active", "0", "hw_slowdown"] == 1
+    assert found["gpu_ecc_errors_total", "0", "uncorrected"] == 3
+    assert found["gpu_row_remap_failed", "0"] == found["gpu_row_remap_pending", "0"] == 1
+    assert found["gpu_recovery_action", "0"] == 1
+
+
+def test_mig_instances_have_their_own_memory_and_processes(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("a100-mig"))
+    samples = list(gpu().sample(node))
+    by_uuid = {s.labels[1]: s.value for s in samples if s.metric.name == "mig_memory_used_bytes"}
+    assert by_uuid == {
+        "MIG-3f1c8a9e-52d4-5a0b-9c07-6d1e2f3a4b5c": 21474836480,
+        "MIG-8b7d6c5a-4f3e-5d2c-8b1a-0f9e8d7c6b5a": 1073741824,
+        "MIG-1a2b3c4d-5e6f-5708-91a2-b3c4d5e6f708": 13107200,
+    }
+    profiles = [s.labels[3] for s in samples if s.metric.name == "mig_info"]
+    assert profiles == ["3g.40gb", "2g.20gb", "1g.10gb"]
+    assert values(samples)["gpu_processes", "0"] == 2
+
+
+def test_mig_instances_are_profiled_one_by_one(driver: Driver, gpu: Make, node: Node) -> None:
+    """On Hopper each instance has GPM figures of its own, and the whole card has none."""
+    text = build.scenario("a100-mig").replace("A100-SXM4-80GB", "H100 80GB HBM3")
+    driver.load(text.replace("nvmlDeviceGetGpuInstanceId 1\n", "nvmlDeviceGetGpuInstanceId 1\ngpm.2 63.5\n"))
+    sampler = gpu()
+    list(sampler.sample(node))
+    active = [(s.labels[1][:12], s.value) for s in sampler.sample(node) if s.metric.name == "mig_sm_active_ratio"]
+    assert active == [("MIG-3f1c8a9e", 0.635)]
+
+
+def test_pcie_traffic_is_measured_where_it_is_not_counted(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("l4"))
+    found = values(gpu().sample(node))
+    assert found["gpu_pcie_throughput_bytes_per_second", "0", "tx"] == 41_000_000
+    driver.load(build.scenario("h100").replace("gpm.1 ", "nvmlDeviceGetPcieThroughput.0 5\ngpm.1 "))
+    assert not any(key[0].startswith("gpu_pcie_throughput") for key in values(gpu().sample(node)))
+
+
+def test_memory_of_old_drivers_is_read_the_old_way(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("l4").replace("nvmlDeviceGetMemoryInfo.reserved 473956352\n", ""))
+    found = values(gpu().sample(node))
+    assert found["gpu_memory_used_bytes", "0"] == 3221225472
+    assert ("gpu_memory_reserved_bytes", "0") not in found
+
+
+def test_an_xid_is_counted_with_its_code_and_time(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    sampler = gpu()
+    assert ("gpu_xid_errors_total", "0", "79") not in values(sampler.sample(node))
+    driver.load(build.scenario("h100") + "xid 79\nxid 79\nxid 94\n")
+    found: dict[tuple[str, ...], float] = {}
+
+    def arrived() -> bool:
+        found.update(values(sampler.sample(node)))
+        return ("gpu_xid_errors_total", "0", "94") in found
+
+    wait_for(arrived)
+    assert found["gpu_xid_errors_total", "0", "79"] == 2
+    assert found["gpu_xid_errors_total", "0", "94"] == 1
+    assert found["gpu_xid_last_timestamp_seconds", "0", "79"] > 1.7e9
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process of ours with a child of its own; give the child's pid."""
+    code = "import os,sys,time\npid=os.fork()\nif pid: print(pid, flush=True)\ntime.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    yield pid
+    os.kill(pid, 9)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_gpu_process_belongs_to_the_rank_that_it_descends_from(
+    driver: Driver, gpu: Make, node: Node, child: int
+) -> None:
+    """A stranger on the same card is shown as such: the noisy neighbour."""
+    driver.load(
+        build.scenario("h100").replace("process 4711", f"process {child}") + "process 1 compute 1073741824 40\n"
+    )
+    with open(f"/proc/{child}/stat") as stat:
+        parent = int(stat.read().rsplit(")", 1)[1].split()[1])
+    attach(node, parent, rank=3)
+    found = values(gpu().sample(node))
+    assert found["gpu_process_memory_bytes", "0", "exp-1", "3"] == 68182605824
+    assert found["gpu_process_utilization_ratio", "0", "exp-1", "3"] == 0.96
+    assert found["gpu_process_memory_bytes", "0", "", ""] == 1073741824
+    assert found["gpu_process_utilization_ratio", "0", "", ""] == 0.4
+
+
+def test_auto_shows_nothing_where_there_is_no_driver_and_never_simulates(node: Node) -> None:
+    """A machine without libnvidia-ml.so.1 is a machine without GPUs."""
+    sampler = Gpu(library="/nonexistent")
+    assert list(sampler.sample(node)) == []

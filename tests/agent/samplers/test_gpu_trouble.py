@@ -1,0 +1,185 @@
+"""Cards and drivers that hang, vanish and come back: the agent goes on, and says that it is blind."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers._nvml.source import BlindError, NvmlSource
+from rankscope.agent.samplers.gpu import Gpu
+from tests.agent.samplers.conftest import Driver, values, wait_for
+from tests.nvml import build
+
+Make = Callable[..., Gpu]
+
+
+def pid_of(sampler: Gpu) -> int | None:
+    source = sampler._nvml
+    assert source is not None
+    return source._link.pid if source._link is not None else None
+
+
+def forget_waiting(sampler: Gpu) -> None:
+    """Let the times after which something is tried again be over."""
+    source = sampler._nvml
+    assert source is not None
+    for backoff in (source._starts, source._lost, *source._hung.values()):
+        backoff.until = 0.0
+
+
+def test_a_call_that_hangs_ends_with_its_process_and_values_come_back(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    sampler = gpu(deadline=0.5)
+    assert values(sampler.sample(node))["gpu_up", "0"] == 1
+    first = pid_of(sampler)
+    driver.change("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang")
+    start = time.monotonic()
+    with pytest.raises(BlindError, match="GPU 0 did not answer in time"):
+        list(sampler.sample(node))
+    assert time.monotonic() - start < 5
+    driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 99000")
+    forget_waiting(sampler)
+    assert values(sampler.sample(node))["gpu_power_watts", "0"] == 99
+    assert pid_of(sampler) != first
+    list(sampler.sample(node))
+    assert not os.path.exists(f"/proc/{first}"), "the old process is dead and buried"
+
+
+def test_one_card_that_hangs_costs_that_card_only(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.several("h100", 3))
+    sampler = gpu(deadline=0.5)
+    list(sampler.sample(node))
+    cards = driver.path.read_text().split("card\n")
+    cards[2] = "* hang\n" + cards[2]
+    driver.load("card\n".join(cards))
+    list(sampler.sample(node))  # the look in which it hangs
+    start = time.monotonic()
+    found = values(sampler.sample(node))
+    assert time.monotonic() - start < 0.45, "the card that hangs is left out for a while"
+    assert [found["gpu_up", gpu] for gpu in "012"] == [1, 0, 1]
+    assert ("gpu_power_watts", "0") in found
+    assert ("gpu_power_watts", "2") in found
+    assert ("gpu_power_watts", "1") not in found
+    list(sampler.sample(node))
+    found = values(sampler.sample(node))
+    assert found["gpu_state_seconds_total", "1", "dead"] > 0
+    cards[2] = cards[2].replace("* hang\n", "")
+    driver.load("card\n".join(cards))
+    forget_waiting(sampler)
+    found = values(sampler.sample(node))
+    assert [found["gpu_up", gpu] for gpu in "012"] == [1, 1, 1]
+
+
+def test_nvml_that_never_opens_is_given_up(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100").replace("cuda 12080", "cuda 12080\nnvmlInit hang"))
+    sampler = gpu(deadline=0.2)
+    with pytest.raises(BlindError, match="NVML is opening"):
+        list(sampler.sample(node))
+    source = sampler._nvml
+    assert source is not None
+    assert source._link is not None
+    source._link.started -= 100.0
+    with pytest.raises(BlindError, match="did not open within 60 s"):
+        list(sampler.sample(node))
+
+
+def test_a_driver_that_is_not_loaded_is_said_in_its_own_words(gpu: Make, node: Node) -> None:
+    with pytest.raises(BlindError, match="Driver Not Loaded"):
+        list(gpu().sample(node))
+    with pytest.raises(BlindError, match="Driver Not Loaded"):
+        list(gpu().sample(node))
+
+
+def test_the_driver_is_replaced_while_the_agent_runs(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    sampler = gpu()
+    list(sampler.sample(node))
+    driver.change("cuda 12080", "cuda 12080\nnvmlDeviceGetCount error 18")
+    with pytest.raises(BlindError, match="version mismatch"):
+        list(sampler.sample(node))
+    driver.load(build.scenario("h100").replace("driver 570.124.06", "driver 575.10"))
+    forget_waiting(sampler)
+    info = next(sample for sample in sampler.sample(node) if sample.metric.name == "gpu_driver_info")
+    assert info.labels[0] == "575.10"
+
+
+def test_a_card_that_falls_off_the_bus_is_down_until_it_returns(driver: Driver, gpu: Make, node: Node) -> None:
+    whole = build.several("h100", 2)
+    driver.load(whole)
+    sampler = gpu()
+    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    first = pid_of(sampler)
+    cards = whole.split("card\n")
+    driver.load("card\n".join([*cards[:2], "* error 15\n" + cards[2]]))
+    found = values(sampler.sample(node))
+    assert found["gpu_up", "0"] == 1
+    assert found["gpu_up", "1"] == 0
+    assert ("gpu_utilization_ratio", "1") not in found
+    driver.load("card\n".join(cards[:2]))  # and NVML forgets it
+    assert values(sampler.sample(node))["gpu_up", "1"] == 0
+    driver.load(whole)
+    forget_waiting(sampler)
+    list(sampler.sample(node))  # this look ends the old process: only NVML opened anew finds the card
+    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    assert pid_of(sampler) != first
+
+
+def test_a_card_that_appears_is_seen(driver: Driver, gpu: Make, node: Node, tmp_path: Path) -> None:
+    """The kernel's list of devices tells that NVML must be opened anew."""
+    bus = tmp_path / "root/proc/driver/nvidia/gpus"
+    (bus / "0000:10:00.0").mkdir(parents=True)
+    driver.load(build.several("h100", 1))
+    sampler = gpu(root=str(tmp_path / "root"))
+    assert ("gpu_up", "1") not in values(sampler.sample(node))
+    first = pid_of(sampler)
+    driver.load(build.several("h100", 2))
+    (bus / "0000:11:00.0").mkdir()
+    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    assert pid_of(sampler) != first
+
+
+def test_the_process_that_holds_nvml_is_killed_and_replaced(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    sampler = gpu()
+    list(sampler.sample(node))
+    first = pid_of(sampler)
+    assert first is not None
+    os.kill(first, 9)
+    with pytest.raises(BlindError, match="SIGKILL"):
+        list(sampler.sample(node))
+    forget_waiting(sampler)
+    assert values(sampler.sample(node))["gpu_up", "0"] == 1
+
+
+def test_processes_that_cannot_be_ended_do_not_pile_up(
+    driver: Driver, gpu: Make, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that hangs in the kernel outlives SIGKILL: after three no more are started."""
+    monkeypatch.setattr("rankscope.agent.samplers._nvml.link.Link.dead", lambda self: False)
+    driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
+    sampler = gpu(deadline=0.3)
+    for _ in range(3):
+        with pytest.raises(BlindError):
+            list(sampler.sample(node))
+        forget_waiting(sampler)
+    with pytest.raises(BlindError, match="3 processes hang in the driver"):
+        list(sampler.sample(node))
+    monkeypatch.undo()
+
+
+def test_the_process_ends_when_its_agent_is_gone(driver: Driver, library: Path) -> None:
+    """Also while NVML hangs."""
+    driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
+    source = NvmlSource(str(library), deadline=0.5)
+    link = source._open(time.monotonic())
+    assert link._process.stdin is not None
+    link._process.stdin.write(b'{"slow": true, "skip": []}\n')
+    wait_for(lambda: b'"at"' in os.read(link._process.stdout.fileno(), 100) if link._process.stdout else False)
+    link._process.stdin.close()
+    link._process.wait(10)
+    source.close()
