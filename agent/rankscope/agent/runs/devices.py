@@ -29,6 +29,9 @@ class Devices:
                     labels = _labels(sample)
                     self._index[labels["uuid"]] = labels["gpu"]
                     self._simulated |= labels.get("simulated") == "true"
+                elif sample.metric.name == "mig_info":
+                    labels = _labels(sample)
+                    self._index[labels["uuid"]] = labels["gpu"]
                 elif sample.metric.name == "gpu_process_memory_bytes":
                     labels = _labels(sample)
                     self._used[labels["run"], labels["rank"]] = Device(labels["gpu"], labels["uuid"])
