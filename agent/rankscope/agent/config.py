@@ -162,6 +162,9 @@ class _Builder:
         config.roles = self._value(dict[str, list[str]], tree.get("roles") or {}, ("roles",)) or {}
         config.samplers = cast("dict[str, Sampler]", self._family("samplers", tree.get("samplers")))
         config.exporters = self._family("exporters", tree.get("exporters"))
+        for exporter in config.exporters.values():
+            if getattr(exporter, "dir", None) == "":  # by convention: the folder of the runs
+                setattr(exporter, "dir", config.runs.dir)  # noqa: B010 (which exporters have one is theirs to know)
         record = config.exporters.get("tensorboard")
         if isinstance(record, Tensorboard) and not record.dir:
             record.dir = config.runs.dir

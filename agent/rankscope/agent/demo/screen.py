@@ -73,7 +73,7 @@ def explained(arrival: Arrival) -> str:
         if arrival.body["status"] == "firing":
             for key in ("causes", "fixes"):
                 words = alert["annotations"].get(key, "").strip()
-                lines += [f"{'':10}[dim]{key}:[/] {escape(line)}" for line in words.splitlines()[:4]]
+                lines += [f"{'':10}[dim]{key}:[/]"] + [f"{'':12}{escape(line)}" for line in words.splitlines()[:4]]
     return "\n".join(lines)
 
 
