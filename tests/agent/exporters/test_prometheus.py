@@ -127,6 +127,11 @@ def test_a_sample_that_contradicts_its_metric_is_left_out_and_counted() -> None:
     assert exporter.refused["bad_sample"] == 4
 
 
+def test_two_sources_may_describe_one_metric_in_their_own_words() -> None:
+    other = Metric("sampler_errors_total", "counter", "In other words.", ("sampler",), source="elsewhere")
+    assert len(values(page([Sample(ERRORS, 1, ("a",)), Sample(other, 2, ("b",))]))) == 2
+
+
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="series_budget"):
         Prometheus(series_budget=0)

@@ -329,3 +329,13 @@ def test_facts_of_the_run_come_from_the_lowest_rank(node: Node) -> None:
     assert read(node, "run_target_steps") == {("exp-1-0a1b2c3d",): 500}
     assert read(node, "run_world_size") == {("exp-1-0a1b2c3d",): 2}
     assert read(node, "run_local_ranks") == {("exp-1-0a1b2c3d",): 1}
+
+
+def test_a_sampler_that_sees_more_of_a_rank_speaks_for_it(node: Node) -> None:
+    """The process sampler knows the container of a rank; before it looked, and after the rank's end, it says nothing."""
+    for rank in (0, 1):
+        attach(node, rank)
+    [row] = [row for row in metrics.METRICS if row.name == "rank_info"]
+    seen = Sample(row, 1.0, ("exp-1-0a1b2c3d", "0", "0", "", "", "4000", "box", "", ""))
+    node.observe("process", [seen], NOW)
+    assert [labels[1] for labels in read(node, "rank_info")] == ["1"]

@@ -59,7 +59,7 @@ class Prometheus:
             family = families.get(metric.name)
             if family is None:
                 family = families[metric.name] = _Family(metric, self.hostname)
-            elif family.metric is not metric and family.metric != metric:
+            elif family.metric is not metric and not family.same(metric):
                 self.refused[MALFORMED] += 1
                 continue
             if len(labels) != len(metric.labels) or isinstance(value, Histogram) != (metric.kind == "histogram"):
@@ -84,12 +84,17 @@ class _Family:
         suffix = _SUFFIX.get(metric.kind, "")
         name = PREFIX + metric.name.removesuffix(suffix)
         # OpenMetrics wants a family with a unit to be named after it.
-        unit = metric.unit if metric.unit and name.endswith("_" + metric.unit) else ""
+        unit = "seconds" if metric.unit == "s" else metric.unit
+        unit = unit if unit and name.endswith("_" + unit) else ""
         self.family = Family(name, metric.help, metric.kind, unit)
         self.seen: set[tuple[str, ...]] = set()
         self._line_name = name + suffix
         self._name = name
         self._hostname = _text(hostname)
+
+    def same(self, metric: Metric) -> bool:
+        """Tell whether another source's row is of this family, in its own words or not."""
+        return (metric.kind, metric.labels) == (self.metric.kind, self.metric.labels)
 
     def add(self, labels: tuple[str, ...], value: float | Histogram) -> None:
         self.seen.add(labels)

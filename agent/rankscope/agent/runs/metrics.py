@@ -267,6 +267,7 @@ def samples(
     stragglers now; None while no rule judges, and then nothing is said of it.
     """
     devices = Devices(node)
+    sampled = _sampled(node)
     for run in tuple(node.runs.values()):
         if not run.ranks:
             continue
@@ -275,6 +276,8 @@ def samples(
             yield from _labelled(row.metric, (run.name,), row.read(run, at))
         for number, rank in sorted(run.ranks.items()):
             for each in RANK_ROWS:
+                if (each.metric.name, run.name, str(number)) in sampled:
+                    continue
                 yield from _labelled(each.metric, (run.name, str(number)), each.read(rank, at))
 
 
@@ -283,3 +286,16 @@ def _labelled(
 ) -> Iterator[Sample]:
     for labels, value in found:
         yield Sample(metric, value, (*first, *labels))
+
+
+def _sampled(node: Node) -> set[tuple[str, str, str]]:
+    """Return the metrics of ranks that a sampler gives, because it sees more than the rank says: name, run, rank."""
+    return {
+        (sample.metric.name, *sample.labels[:2])
+        for samples in tuple(node.samples.values())
+        for sample in samples
+        if sample.metric.labels[:2] == RANK and sample.metric.name in _NAMES
+    }
+
+
+_NAMES = frozenset(row.metric.name for row in RANK_ROWS)
