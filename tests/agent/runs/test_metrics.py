@@ -332,7 +332,7 @@ def test_facts_of_the_run_come_from_the_lowest_rank(node: Node) -> None:
 
 
 def test_a_sampler_that_sees_more_of_a_rank_speaks_for_it(node: Node) -> None:
-    """The process sampler knows the container of a rank; before it looked, and after the rank's end, it says nothing."""
+    """The process sampler knows the container of a rank, while the rank lives."""
     for rank in (0, 1):
         attach(node, rank)
     [row] = [row for row in metrics.METRICS if row.name == "rank_info"]

@@ -267,7 +267,7 @@ def samples(
     stragglers now; None while no rule judges, and then nothing is said of it.
     """
     devices = Devices(node)
-    sampled = _sampled(node)
+    sampled = readings.sampled(node)
     for run in tuple(node.runs.values()):
         if not run.ranks:
             continue
@@ -286,16 +286,3 @@ def _labelled(
 ) -> Iterator[Sample]:
     for labels, value in found:
         yield Sample(metric, value, (*first, *labels))
-
-
-def _sampled(node: Node) -> set[tuple[str, str, str]]:
-    """Return the metrics of ranks that a sampler gives, because it sees more than the rank says: name, run, rank."""
-    return {
-        (sample.metric.name, *sample.labels[:2])
-        for samples in tuple(node.samples.values())
-        for sample in samples
-        if sample.metric.labels[:2] == RANK and sample.metric.name in _NAMES
-    }
-
-
-_NAMES = frozenset(row.metric.name for row in RANK_ROWS)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from rankscope.agent.model import End, Histogram
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Rank, Run
+from rankscope.agent.runs.state import Node, Rank, Run
 
 Readings: TypeAlias = Iterator[tuple[tuple[str, ...], float | Histogram]]
 """Label values beyond those of the run and the rank, and the value."""
@@ -70,6 +70,16 @@ class Context:
     values: Mapping[str, str]  # exported name by logged name
     stragglers: Collection[tuple[str, int]] | None  # run and rank; None: nobody judges
     medians: Mapping[int, float] = field(default_factory=dict[int, float])  # seconds a step, by rank
+
+
+def sampled(node: Node) -> set[tuple[str, str, str]]:
+    """Return what samplers tell of ranks, because they see more than the rank says: metric, run, rank."""
+    return {
+        (sample.metric.name, sample.labels[0], sample.labels[1])
+        for samples in tuple(node.samples.values())
+        for sample in samples
+        if sample.metric.labels[:2] == ("run", "rank")
+    }
 
 
 def medians(run: Run) -> dict[int, float]:
