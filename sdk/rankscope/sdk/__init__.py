@@ -13,13 +13,16 @@ sdk.finish()
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rankscope.sdk import _guard, _runtime, _session
+from rankscope.sdk._begin import Request
+from rankscope.sdk._columns import MAX_NAME
 from rankscope.sdk._phases import Batches, NoPhase
-from rankscope.sdk._session import MAX_NAME, MAX_TEXT, clean
+from rankscope.sdk._values import clean
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+MAX_TEXT = 256 * 1024  # characters
 _NO_PHASE = NoPhase()
 
 
@@ -59,7 +63,10 @@ def init(
     for good: the same `id` later goes on with it. `agent` is `unix:/path` or `host:port`; an agent that is not there is
     normal: points wait on disk. A second `init` finishes the first.
     """
-    _runtime.start(project, name, config, id, tags, notes, agent, mode)
+    environ = os.environ
+    project = project or environ.get("RANKSCOPE_PROJECT", "")
+    name = name or environ.get("RANKSCOPE_NAME", "")
+    _runtime.start(Request(project, name, config, tags, notes), id, agent, mode)
 
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -23,9 +24,8 @@ _MAX_SAID = 1000
 
 def set_level(level: str) -> None:
     """Apply RANKSCOPE_LOG_LEVEL; a name that logging does not know changes nothing."""
-    number = logging.getLevelName(level.upper())
-    if isinstance(number, int):
-        log.setLevel(number)
+    with contextlib.suppress(ValueError):
+        log.setLevel(level.upper())
 
 
 def warn(kind: str, message: str) -> None:

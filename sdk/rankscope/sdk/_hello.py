@@ -10,10 +10,10 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from rankscope.sdk._identity import Identity, start_ticks
-from rankscope.sdk._session import clean
+from rankscope.sdk._values import clean
 
 MAX_CONFIG = 900_000  # bytes; the agent takes no more than a million
 MAX_DEPTH = 12
@@ -49,32 +49,42 @@ def config_json(config: object) -> str:
     return text if len(text) <= MAX_CONFIG else json.dumps({"config": f"left out: {len(text)} bytes"})
 
 
-def describe(
-    identity: Identity,
-    session: int,
-    project: str,
-    name: str,
-    config: object,
-    tags: object,
-    notes: object,
-    journal: Path,
-) -> dict[str, object]:
+class Asked(Protocol):
+    """What `init()` was asked for, as given."""
+
+    @property
+    def project(self) -> object: ...
+    @property
+    def name(self) -> object: ...
+    @property
+    def config(self) -> object: ...
+    @property
+    def tags(self) -> object: ...
+    @property
+    def notes(self) -> object: ...
+
+
+def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> dict[str, object]:
     """Return the fields of Hello that the rank knows itself (proto/rankscope/v1/ingest.proto)."""
-    many = [tags] if isinstance(tags, str) else list(cast("Sequence[object]", tags)) if tags else []
+    tags: list[object] = []
+    if isinstance(asked.tags, str):
+        tags = [asked.tags]
+    elif isinstance(asked.tags, (list, tuple, set, frozenset)):
+        tags = list(cast("Sequence[object]", asked.tags))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return {
         "session": session,
-        "project": clean(project, 256),
-        "name": clean(name, 256),
+        "project": clean(asked.project, 256),
+        "name": clean(asked.name, 256),
         **dataclasses.asdict(identity),
         "hostname": os.uname().nodename,
         "pid": os.getpid(),
         "pid_start_ticks": start_ticks(os.getpid()),
         "device_uuids": [part for part in visible.split(",") if part.startswith(("GPU-", "MIG-"))],
         "visible_devices": visible,
-        "config_json": config_json(config),
-        "tags": [clean(tag, 256) for tag in many[:64]],
-        "notes": "" if notes is None else clean(notes, 100_000),
+        "config_json": config_json(asked.config),
+        "tags": [clean(tag, 256) for tag in tags[:64]],
+        "notes": "" if asked.notes is None else clean(asked.notes, 100_000),
         "cgroup": _cgroup(),
         "journal": str(journal),
         "environment": {

@@ -173,10 +173,10 @@ def _plain(environ: Mapping[str, str]) -> tuple[Identity, tuple[str, ...]] | Non
 
 
 def start_ticks(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot (field 22 of /proc/PID/stat), 0 if unknown."""
+    """Return when a living process began, in clock ticks since boot (field 22 of /proc/PID/stat), 0 if unknown."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return int(text.rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -50,7 +50,7 @@ class Waiting:
             raise Unavailable(f"a tensor of {value.numel()} elements")
         kind = str(getattr(getattr(tensor, "device", None), "type", ""))
         device = getattr(torch, kind, None)
-        if not hasattr(device, "Event"):
+        if device is None or not hasattr(device, "Event"):
             raise Unavailable(f"a tensor on the device {kind!r}")
         capturing = getattr(device, "is_current_stream_capturing", None)
         if capturing is not None and capturing():

@@ -7,6 +7,7 @@ record without its mark does not exist yet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ HEAD = struct.Struct("<IIqq")
 TAIL = struct.Struct("<Q")
 SIZES = struct.Struct("<II")  # of an event: bytes of its JSON, bytes of its data
 
-KINDS = ("text", "alert", "expect", "goodbye", "media")
+KINDS: tuple[str, ...] = ("text", "alert", "expect", "goodbye", "media")
 
 
 class Column(NamedTuple):
@@ -49,7 +50,7 @@ class Shape:
 
 def read_shape(line: bytes) -> Shape:
     """Return the shape that a line of the journal's file `shapes` describes. Raises ValueError on a torn line."""
-    number, late, columns = json.loads(line)
+    number, late, columns = cast("tuple[int, bool, list[tuple[str, str]]]", json.loads(line))
     return Shape(number, tuple(Column(name, kind) for name, kind in columns), late)
 
 
@@ -107,16 +108,15 @@ def whole(buffer: bytes, offset: int) -> int:
 
 def parse(buffer: bytes, offset: int, size: int) -> Record:
     """Return the whole record of `size` bytes at `offset`."""
-    _, shape, step, time = HEAD.unpack_from(buffer, offset)
+    _, shape, step, time = cast("tuple[int, int, int, int]", HEAD.unpack_from(buffer, offset))
     body = offset + HEAD.size
     if shape < EVENT:
         return Record(shape, step, time, buffer[body : offset + size - TAIL.size])
-    text, data = SIZES.unpack_from(buffer, body)
+    text, data = cast("tuple[int, int]", SIZES.unpack_from(buffer, body))
     body += SIZES.size
-    try:
-        fields: object = json.loads(buffer[body : body + text])
-        kind = KINDS[shape - EVENT]
-    except (ValueError, IndexError):
-        fields, kind = {}, "unknown"
+    fields: object = None
+    with contextlib.suppress(ValueError):
+        fields = json.loads(buffer[body : body + text])
+    kind = KINDS[shape - EVENT] if shape - EVENT < len(KINDS) else "unknown"
     table = cast("dict[str, object]", fields) if isinstance(fields, dict) else {}
     return Record(0, step, time, kind=kind, fields=table, data=buffer[body + text : body + text + data])

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -98,7 +98,8 @@ class Delivery:
     async def _stream(self) -> None:
         async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
             metadata = (("authorization", f"Bearer {self.token}"),) if self.token else None
-            call: Call = ingest_pb2_grpc.IngestStub(channel).Stream(metadata=metadata)  # type: ignore[assignment]
+            stub = cast("ingest_pb2_grpc.IngestAsyncStub", ingest_pb2_grpc.IngestStub(channel))
+            call: Call = stub.Stream(metadata=metadata)
             try:
                 await call.write(ingest_pb2.FromRank(hello=self.hello))
                 first = await asyncio.wait_for(self._next(call), WELCOME_SECONDS)

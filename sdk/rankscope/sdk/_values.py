@@ -72,3 +72,11 @@ def flatten(metrics: Mapping[object, object], prefix: str = "", depth: int = 0) 
             yield from flatten(cast("Mapping[object, object]", value), name + SEPARATOR, depth + 1)
         else:
             yield name, value
+
+
+def clean(text: object, most: int) -> str:
+    """Return something as text that can travel: valid Unicode of at most `most` characters."""
+    string = text if isinstance(text, str) else str(text)
+    if len(string) > most:
+        string = string[: most - 1] + "…"
+    return string.encode("utf-8", "replace").decode()
