@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 def build(folder: Path) -> Path:
     """Compile the library into `folder`; return the folder, as the loader wants it. Raises CalledProcessError."""
     library = folder / "libnvidia-ml.so.1"
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", library]
-    subprocess.run([*command, HERE / "standin.c"], check=True)
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    subprocess.run(["gcc", *flags, "-o", str(library), str(HERE / "standin.c")], check=True)
     return folder
 
 

@@ -101,3 +101,46 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+class Root:
+    """A file system that a test lays out: /proc, /sys and the like."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write(self, files: dict[str, str]) -> Root:
+        for name, text in files.items():
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return self
+
+    def process(self, pid: int, parent: int = 1, name: str = "python", start: int = 500, **more: object) -> None:
+        """Lay out a process; `cpu` in ticks (user, system, children's user, children's system), `resident` in pages."""
+        cpu = more.get("cpu", (0, 0, 0, 0))
+        assert isinstance(cpu, tuple)
+        ticks = " ".join(str(each) for each in cpu)
+        tail = (
+            f"S {parent} 1 1 0 -1 0 0 0 0 0 {ticks} 20 0 {more.get('threads', 1)} 0 {start} 0 {more.get('resident', 0)}"
+        )
+        status = f"Name:\t{name}\nNSpid:\t{more.get('nspid', pid)}\nCpus_allowed:\t{more.get('cpus', 'ff')}\n"
+        self.write(
+            {
+                f"proc/{pid}/stat": f"{pid} ({name}) {tail} 0 0",
+                f"proc/{pid}/status": status,
+                f"proc/{pid}/cgroup": f"0::{more.get('group', '/')}\n",
+                f"proc/{pid}/cmdline": str(more.get("command", name)),
+                f"proc/{pid}/limits": "Limit Soft Hard Units\nMax open files            1024     4096     files\n",
+                f"proc/{pid}/mountinfo": str(more.get("mounts", "")),
+                f"proc/{pid}/fd/0": "",
+            }
+        )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    return Root(tmp_path / "host")

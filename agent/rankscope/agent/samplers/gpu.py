@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.samplers._linux.kmsg import GpuError, KernelLog
 from rankscope.agent.samplers._nvml.owners import Owners
-from rankscope.agent.samplers._nvml.reading import INFO, Look, Process, Reading
+from rankscope.agent.samplers._nvml.reading import INFO, Look, Process, Reading, Xid
 from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS, Row
 from rankscope.agent.samplers._nvml.simulated import Simulated
 from rankscope.agent.samplers._nvml.source import NvmlSource, installed
@@ -105,6 +106,7 @@ class Gpu:
     _simulated: Simulated | None = field(default=None, init=False, repr=False)
     _owners: Owners = field(init=False, repr=False)
     _xids: XidLog = field(init=False, repr=False)
+    _log: KernelLog | None = field(default=None, init=False, repr=False)
     _seconds: dict[str, dict[State, float]] = field(default_factory=dict[str, "dict[State, float]"], init=False)
     _last: float = field(default=0.0, init=False, repr=False)
 
@@ -129,6 +131,7 @@ class Gpu:
             self._simulated = Simulated(self.scenario)
         elif self.source == "nvml" or installed(self.library):
             self._nvml = NvmlSource(self.library, self.deadline, self.root)
+            self._log = KernelLog(self.root)
 
     def sample(self, node: Node) -> Iterator[Sample]:
         """Yield what the GPUs give; nothing where there is no NVML. Raises BlindError when no GPU can be read."""
@@ -140,11 +143,19 @@ class Gpu:
         else:
             return
         self._xids.add(look.xids, "nvml")
+        self._xids.add(self._logged(look), "kernel")
         self._owners.look(node, now)
         seconds, self._last = (now - self._last if self._last else 0.0), now
         yield Sample(DRIVER_INFO, 1.0, tuple(look.versions.get(name, "") for name in DRIVER_INFO.labels))
         for reading in look.cards:
             yield from self._card(look, reading, seconds)
+
+    def _logged(self, look: Look) -> Iterator[Xid]:
+        """Yield errors from the kernel's log: it knows of a card that is gone, when NVML cannot tell any more."""
+        by_address = {reading.info.get("pci_bus_id", "").rpartition(".")[0]: reading.uuid for reading in look.cards}
+        for error in self._log.read() if self._log is not None else ():
+            if isinstance(error, GpuError) and error.address in by_address:
+                yield Xid(by_address[error.address], error.code, error.time)
 
     def _card(self, look: Look, reading: Reading, seconds: float) -> Iterator[Sample]:
         gpu = (str(reading.index), reading.uuid)
@@ -203,3 +214,5 @@ class Gpu:
         """End the process that holds NVML."""
         if self._nvml is not None:
             self._nvml.close()
+        if self._log is not None:
+            self._log.close()

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
-from rankscope.agent.runs.devices import Device, Devices
+from rankscope.agent.runs.devices import RANK_INFO, Device, Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux import cgroup, pressure, workload
+from rankscope.agent.samplers._linux.deaths import Deaths
 from rankscope.agent.samplers._linux.files import Files
+from rankscope.agent.samplers._linux.kmsg import KernelLog
 from rankscope.agent.samplers._linux.processes import Family, Finder, Stat, read_stat
 from rankscope.agent.samplers._rows import Labelled, Row, Values, collect, metrics
 
@@ -105,17 +107,18 @@ WORKER_CPU_SECONDS = _counter(
     "rank_worker_cpu_seconds_total", "CPU time of the rank's child processes: DataLoader workers and the like.", "s"
 )
 
+OOM_TIME = _gauge(
+    "rank_oom_kill_timestamp_seconds",
+    "Unix time at which the kernel killed a process of the rank for the lack of memory.",
+    "s",
+    "/dev/kmsg, cgroup memory.events",
+)
+OOM_RESIDENT = _gauge(
+    "rank_oom_kill_resident_bytes", "What that process held then.", "bytes", "/dev/kmsg, anon-rss of the killed process"
+)
+
 ROWS: tuple[Row[_Look], ...] = (
-    Row(
-        Metric(
-            "rank_info",
-            "info",
-            "Which GPU, process and container a rank runs on.",
-            (*_RANK, "local_rank", "gpu", "uuid", "pid", "workload_container", "workload_namespace", "workload_pod"),
-            source="hello + /proc/PID/cgroup + NVML processes + CUDA_VISIBLE_DEVICES",
-        ),
-        _info,
-    ),
+    Row(RANK_INFO, _info),
     Row(
         Metric(
             "rank_container_info",
@@ -210,27 +213,47 @@ class Process:
         default_factory=dict[int, workload.Workload], init=False, repr=False
     )
     _helpers: dict[int, tuple[int, bool]] = field(default_factory=dict[int, tuple[int, bool]], init=False, repr=False)
+    _log: KernelLog | None = field(default=None, init=False, repr=False)
+    _deaths: Deaths = field(default_factory=Deaths, init=False, repr=False)
     _cpu: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float], init=False, repr=False)
 
-    metrics: ClassVar[tuple[Metric, ...]] = (*metrics(ROWS), CPU_SECONDS, WORKER_CPU_SECONDS)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *metrics(ROWS),
+        CPU_SECONDS,
+        WORKER_CPU_SECONDS,
+        OOM_TIME,
+        OOM_RESIDENT,
+    )
 
     def sample(self, node: Node) -> Iterator[Sample]:
         now = time.time()
         files = Files(self.root)
-        ranks = [
-            rank for run in tuple(node.runs.values()) for rank in tuple(run.ranks.values()) if rank.goodbye is None
-        ]
+        if self._log is None:
+            self._log = KernelLog(self.root)
+        everyone = [rank for run in tuple(node.runs.values()) for rank in tuple(run.ranks.values())]
+        ranks = [rank for rank in everyone if rank.goodbye is None]
         found = [(rank, stat) for rank in ranks if (stat := self._finder.find(files, rank.info, now)) is not None]
-        self._forget({rank.info.session for rank in ranks})
-        if not found:
-            return
-        there = self._family.look(files)
-        self._helpers = {pid: known for pid, known in self._helpers.items() if pid in there}
-        devices = Devices(node)
-        for rank, stat in found:
-            look = self._look(files, rank, stat, devices)
-            yield from collect(ROWS, look)
-            yield from self._cpu_seconds(look)
+        self._forget({rank.info.session for rank in everyone})
+        if found:
+            there = self._family.look(files)
+            self._helpers = {pid: known for pid, known in self._helpers.items() if pid in there}
+            devices = Devices(node)
+            for rank, stat in found:
+                look = self._look(files, rank, stat, devices)
+                self._deaths.alive(rank.info.session, [each.pid for each in look.tree], look.group)
+                yield from collect(ROWS, look)
+                yield from self._cpu_seconds(look)
+        self._deaths.look(files, {rank.info.session for rank, _ in found}, self._log.read(), now)
+        for rank in everyone:
+            yield from self._death(rank)
+
+    def _death(self, rank: Rank) -> Iterator[Sample]:
+        death = self._deaths.of(rank.info.session)
+        if death is not None:
+            key = (rank.info.key.run, str(rank.info.key.rank))
+            yield Sample(OOM_TIME, death.time, key)
+            if death.resident:
+                yield Sample(OOM_RESIDENT, float(death.resident), key)
 
     def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices) -> _Look:
         session = rank.info.session
@@ -256,8 +279,8 @@ class Process:
     def _cpu_seconds(self, look: _Look) -> Iterable[Sample]:
         """Yield CPU time, which never goes back: the kernel forgets that of a child that nobody waited for."""
         totals = {
-            CPU_SECONDS: sum(stat.cpu for stat in look.tree),
-            WORKER_CPU_SECONDS: sum(stat.cpu for stat in look.workers),
+            CPU_SECONDS: sum((stat.cpu for stat in look.tree), 0.0),
+            WORKER_CPU_SECONDS: sum((stat.cpu for stat in look.workers), 0.0),
         }
         for metric, total in totals.items():
             key = (look.rank.info.session, metric.name)
@@ -269,6 +292,8 @@ class Process:
         self._finder.keep(sessions)
         self._workloads = {session: own for session, own in self._workloads.items() if session in sessions}
         self._cpu = {key: total for key, total in self._cpu.items() if key[0] in sessions}
+        self._deaths.keep(sessions)
 
     def close(self) -> None:
-        """Nothing is held."""
+        if self._log is not None:
+            self._log.close()

@@ -1,0 +1,218 @@
+"""The host's own figures, from the kernel's files as they are on real machines."""
+
+from __future__ import annotations
+
+from rankscope.agent.component import discover
+from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers.cpu import Cpu
+from rankscope.agent.samplers.disk import Disk
+from rankscope.agent.samplers.infiniband import Infiniband
+from rankscope.agent.samplers.kernel import Kernel
+from rankscope.agent.samplers.memory import Memory
+from rankscope.agent.samplers.network import Network
+from rankscope.agent.samplers.pressure import Pressure
+from tests.agent.samplers.conftest import Root, declared, values
+
+STAT = """cpu  4705 356 584 3699176 23060 10 277 43 900 0
+cpu0 2350 170 290 1849588 11530 5 138 21 450 0
+cpu1 2355 186 294 1849588 11530 5 139 22 450 0
+btime 1790000000
+procs_blocked 3
+"""
+
+
+def test_cpu_time_by_mode_with_steal(node: Node, root: Root) -> None:
+    root.write({"proc/stat": STAT, "proc/loadavg": "2.75 1.10 0.90 3/812 4711"})
+    found = values(Cpu(root=str(root)).sample(node))
+    assert found["system_cpu_seconds_total", "user"] == 47.05
+    assert found["system_cpu_seconds_total", "steal"] == 0.43
+    assert found["system_cpus",] == 2
+    assert found["system_load1",] == 2.75
+    assert found["system_processes_blocked",] == 3
+
+
+def test_cpu_slow_downs_count_each_package_once(node: Node, root: Root) -> None:
+    for cpu, package, core_count, package_count in ((0, 0, 5, 100), (1, 0, 2, 100), (2, 1, 1, 7)):
+        base = f"sys/devices/system/cpu/cpu{cpu}"
+        root.write(
+            {
+                f"{base}/thermal_throttle/core_throttle_count": f"{core_count}\n",
+                f"{base}/thermal_throttle/package_throttle_count": f"{package_count}\n",
+                f"{base}/topology/physical_package_id": f"{package}\n",
+            }
+        )
+    found = values(Cpu(root=str(root)).sample(node))
+    assert found == {("system_cpu_throttles_total", "core"): 8, ("system_cpu_throttles_total", "package"): 107}
+
+
+def test_memory_swap_shm_numa_and_oom_kills(node: Node, root: Root) -> None:
+    root.write(
+        {
+            "proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 400 kB\nSwapTotal: 50 kB\nSwapFree: 30 kB\n",
+            "proc/vmstat": "oom_kill 4\n",
+            "dev/shm/.keep": "",
+            "sys/devices/system/node/node0/meminfo": "Node 0 MemTotal: 500 kB\nNode 0 MemFree:  120 kB\n",
+            "sys/devices/system/node/node0/numastat": "numa_hit 900\nnuma_miss 17\n",
+        }
+    )
+    found = values(Memory(root=str(root)).sample(node))
+    assert found["system_memory_size_bytes",] == 1000 * 1024
+    assert found["system_memory_available_bytes",] == 400 * 1024
+    assert found["system_swap_used_bytes",] == 20 * 1024
+    assert found["system_oom_kills_total",] == 4
+    assert found["system_numa_memory_free_bytes", "0"] == 120 * 1024
+    assert found["system_numa_misses_total", "0"] == 17
+    assert found["system_shm_size_bytes",] > 0
+
+
+def test_an_old_kernel_costs_the_values_that_it_does_not_have(node: Node, root: Root) -> None:
+    root.write({"proc/meminfo": "MemTotal: 1000 kB\nMemFree: 400 kB\n", "proc/vmstat": "pgfault 4\n"})
+    assert values(Memory(root=str(root)).sample(node)) == {("system_memory_size_bytes",): 1024000.0}
+
+
+def test_traffic_of_real_interfaces_only(node: Node, root: Root) -> None:
+    line = "{}: 1000 10 1 2 0 0 0 0 2000 20 3 4 0 0 0 0\n"
+    names = ("lo", "eth0", "docker0", "veth12ab", "ib0", "br-0a1b", "cali123")
+    root.write(
+        {
+            "proc/net/dev": "Inter-| Receive\n face |bytes\n" + "".join(line.format(name) for name in names),
+            "proc/net/snmp": "Tcp: RtoAlgorithm RetransSegs InErrs\nTcp: 1 55 0\n",
+            "sys/class/net/eth0/speed": "100000\n",
+            "sys/class/net/ib0/speed": "-1\n",
+        }
+    )
+    found = values(Network(root=str(root)).sample(node))
+    assert {key[1] for key in found if key[0] == "system_network_bytes_total"} == {"eth0", "ib0"}
+    assert found["system_network_bytes_total", "eth0", "rx"] == 1000
+    assert found["system_network_errors_total", "eth0", "tx"] == 7
+    assert found["system_network_speed_bytes_per_second", "eth0"] == 12.5e9
+    assert ("system_network_speed_bytes_per_second", "ib0") not in found
+    assert found["system_tcp_retransmits_total",] == 55
+
+
+DISKSTATS = """ 259 0 nvme0n1 100 5 2048 300 50 2 4096 900 1 700 1200 0 0 0 0 0 0
+ 259 1 nvme0n1p1 100 5 2048 300 50 2 4096 900 0 700 1200 0 0 0 0 0 0
+   7 0 loop0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
+ 253 0 dm-0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
+"""
+
+
+def test_disks_count_bytes_operations_and_how_long_they_take(node: Node, root: Root) -> None:
+    root.write(
+        {"proc/diskstats": DISKSTATS, "sys/block/nvme0n1/x": "", "sys/block/loop0/x": "", "sys/block/dm-0/x": ""}
+    )
+    assert values(Disk(root=str(root)).sample(node)) == {
+        ("system_disk_bytes_total", "nvme0n1", "read"): 2048 * 512,
+        ("system_disk_bytes_total", "nvme0n1", "write"): 4096 * 512,
+        ("system_disk_operations_total", "nvme0n1", "read"): 100,
+        ("system_disk_operations_total", "nvme0n1", "write"): 50,
+        ("system_disk_operation_seconds_total", "nvme0n1", "read"): 0.3,
+        ("system_disk_operation_seconds_total", "nvme0n1", "write"): 0.9,
+        ("system_disk_busy_seconds_total", "nvme0n1"): 0.7,
+    }
+
+
+MOUNTS = """/dev/nvme0n1p1 / ext4 rw,relatime 0 0
+proc /proc proc rw 0 0
+/dev/nvme0n1p1 /var/lib/docker/overlay ext4 rw 0 0
+/dev/nvme1n1 /data xfs ro,noatime 0 0
+/dev/nvme1n1 /data/again xfs ro,noatime 0 0
+nas:/export /home nfs4 rw 0 0
+"""
+
+
+def test_local_file_systems_are_seen_once_and_network_ones_when_named(node: Node, root: Root) -> None:
+    """Asking a network file system whose server is gone blocks for ever."""
+    root.write({"proc/self/mounts": MOUNTS, "data/x": "", "home/x": ""})
+    found = values(Disk(root=str(root)).sample(node))
+    assert {key[1] for key in found if key[0] == "system_filesystem_size_bytes"} == {"/", "/data"}
+    assert found["system_filesystem_readonly", "/data"] == 1
+    assert found["system_filesystem_readonly", "/"] == 0
+    found = values(Disk(root=str(root), mountpoints=("/home",)).sample(node))
+    assert {key[1] for key in found if key[0] == "system_filesystem_size_bytes"} == {"/home"}
+
+
+def test_pressure_is_a_counter_of_seconds(node: Node, root: Root) -> None:
+    root.write(
+        {"proc/pressure/memory": "some avg10=0.00 avg60=0.61 avg300=0.43 total=11964877\nfull avg10=0 total=500000\n"}
+    )
+    assert values(Pressure(root=str(root)).sample(node)) == {
+        ("system_pressure_seconds_total", "memory", "some"): 11.964877,
+        ("system_pressure_seconds_total", "memory", "full"): 0.5,
+    }
+
+
+def test_infiniband_ports_with_the_counters_they_have(node: Node, root: Root) -> None:
+    port = "sys/class/infiniband/mlx5_0/ports/1"
+    root.write(
+        {
+            f"{port}/state": "4: ACTIVE\n",
+            f"{port}/rate": "400 Gb/sec (4X NDR)\n",
+            f"{port}/counters/port_rcv_data": "250\n",
+            f"{port}/counters/port_xmit_data": "500\n",
+            f"{port}/counters/link_downed": "2\n",
+            f"{port}/counters/symbol_error": "9\n",
+            f"{port}/hw_counters/packet_seq_err": "3\n",
+            f"{port}/hw_counters/out_of_sequence": "4\n",
+        }
+    )
+    root.write({"sys/class/infiniband/mlx5_1/ports/1/state": "1: DOWN\n"})
+    found = values(Infiniband(root=str(root)).sample(node))
+    assert found["system_infiniband_bytes_total", "mlx5_0", "1", "rx"] == 1000
+    assert found["system_infiniband_bytes_total", "mlx5_0", "1", "tx"] == 2000
+    assert found["system_infiniband_link_downs_total", "mlx5_0", "1"] == 2
+    assert found["system_infiniband_port_up", "mlx5_0", "1"] == 1
+    assert found["system_infiniband_port_up", "mlx5_1", "1"] == 0
+    assert found["system_infiniband_errors_total", "mlx5_0", "1", "sequence"] == 7
+    assert found["system_infiniband_errors_total", "mlx5_0", "1", "symbol"] == 9
+    assert found["system_infiniband_speed_bytes_per_second", "mlx5_0", "1"] == 50e9
+
+
+def test_facts_of_the_host(node: Node, root: Root) -> None:
+    root.write(
+        {
+            "proc/stat": STAT,
+            "proc/cpuinfo": "processor : 0\nmodel name\t: AMD EPYC 9654\n",
+            "proc/sys/kernel/osrelease": "6.8.0-45-generic\n",
+            "proc/sys/fs/file-nr": "1024 0 9223372036854775807\n",
+            "proc/sys/fs/file-max": "9223372036854775807\n",
+            "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 24.04 LTS"\n',
+            "sys/class/dmi/id/sys_vendor": "Amazon EC2\n",
+            "sys/class/dmi/id/product_name": "p5.48xlarge\n",
+        }
+    )
+    samples = list(Kernel(root=str(root)).sample(node))
+    info = next(sample for sample in samples if sample.metric.name == "system_info")
+    assert info.labels == ("6.8.0-45-generic", "Ubuntu 24.04 LTS", "AMD EPYC 9654", "p5.48xlarge")
+    found = values(samples)
+    assert found["system_boot_time_seconds",] == 1790000000
+    assert found["system_open_files",] == 1024
+    assert ("system_open_files_limit",) not in found, "the kernel's way to say that there is none"
+    assert found["system_clock_synchronized",] in (0, 1)
+
+
+def test_every_sampler_reads_this_very_machine(node: Node) -> None:
+    """Nothing is declared that is not named as the catalogue wants it, and nothing undeclared is given."""
+    for name, sampler in discover("rankscope.agent.samplers").items():
+        if name == "gpu":
+            continue
+        made = sampler()
+        samples = list(made.sample(node))
+        assert declared(made.metrics, samples), name
+        made.close()
+
+
+def test_metrics_are_named_by_the_rules_of_prometheus() -> None:
+    """Counters end in _total and nothing else does; no label is one that Kubernetes sets by itself."""
+    taken = {"node", "instance", "job", "pod", "namespace", "container", "service", "endpoint", "hostname"}
+    seen: set[str] = set()
+    for sampler in discover("rankscope.agent.samplers").values():
+        for metric in sampler.metrics:  # type: ignore[attr-defined]
+            assert metric.name not in seen, f"{metric.name} is given twice"
+            seen.add(metric.name)
+            assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+            assert metric.name.endswith("_info") == (metric.kind == "info"), metric.name
+            assert not taken & set(metric.labels), metric.name
+            assert len(metric.labels) <= 9, metric.name
+            assert metric.help.endswith("."), metric.name
+            assert metric.source, metric.name

@@ -1,0 +1,224 @@
+"""The processes of ranks: found in any namespace, counted with their children, told apart from strangers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rankscope.agent.model import End, Goodbye, Metric, Sample
+from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers._linux.files import Files
+from rankscope.agent.samplers._linux.processes import parse_stat
+from rankscope.agent.samplers._linux.workload import Workload, from_cgroup, of_process
+from rankscope.agent.samplers.process import Process
+from tests.agent.samplers.conftest import Root, attach, values, wait_for
+
+HEX = "0123456789abcdef" * 4
+
+
+def test_a_process_name_may_hold_anything(root: Root) -> None:
+    stat = parse_stat("7 (a) b (c)) S 1 1 1 0 -1 0 0 0 0 0 100 50 30 20 20 0 4 0 900 0 25 0")
+    assert (stat.pid, stat.name, stat.parent, stat.threads, stat.start) == (7, "a) b (c)", 1, 4, 900)
+    assert stat.cpu == pytest.approx(200 / os.sysconf("SC_CLK_TCK"))
+
+
+def test_a_rank_counts_with_all_its_descendants(node: Node, root: Root) -> None:
+    root.process(100, cpu=(100, 20, 5, 5), resident=10, threads=9)
+    root.process(101, parent=100, cpu=(40, 0, 0, 0), resident=5)
+    root.process(102, parent=101, cpu=(10, 0, 0, 0), resident=1)
+    root.process(103, parent=100, command="python\0-m\0rankscope.sdk._sender", resident=2)
+    root.process(200, cpu=(999, 0, 0, 0), resident=999)
+    attach(node, 100, pid_start_ticks=500)
+    found = values(Process(root=str(root)).sample(node))
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    assert found["rank_cpu_seconds_total", "exp-1", "0"] == pytest.approx(180 / tick)
+    assert found["rank_worker_cpu_seconds_total", "exp-1", "0"] == pytest.approx(50 / tick)
+    assert found["rank_resident_memory_bytes", "exp-1", "0"] == 18 * page
+    assert found["rank_workers", "exp-1", "0"] == 2, "the SDK's own process is none"
+    assert found["rank_threads", "exp-1", "0"] == 12
+    assert found["rank_open_files", "exp-1", "0"] == 1
+    assert found["rank_open_files_limit", "exp-1", "0"] == 1024
+    assert found["rank_cpus", "exp-1", "0"] == 8
+
+
+def test_cpu_time_never_goes_back(node: Node, root: Root) -> None:
+    """The kernel forgets the time of a child that nobody waited for."""
+    root.process(100, cpu=(100, 0, 0, 0))
+    root.process(101, parent=100, cpu=(300, 0, 0, 0))
+    attach(node, 100)
+    sampler = Process(root=str(root))
+    before = values(sampler.sample(node))["rank_cpu_seconds_total", "exp-1", "0"]
+    os.rename(root.path / "proc/101", root.path / "proc/gone")
+    assert values(sampler.sample(node))["rank_cpu_seconds_total", "exp-1", "0"] == before
+
+
+def test_a_pid_that_is_used_again_is_not_the_rank(node: Node, root: Root) -> None:
+    root.process(100, start=900)
+    attach(node, 100, pid_start_ticks=500)
+    assert list(Process(root=str(root)).sample(node)) == []
+
+
+def test_a_rank_in_another_pid_namespace_is_found_by_its_own_pid_and_start(node: Node, root: Root) -> None:
+    """In its container the rank is pid 7; on the host it is 4711, and pid 7 is something else."""
+    root.process(7, name="kworker", start=1)
+    root.process(4711, nspid="4711\t7", start=500, resident=3)
+    root.process(4712, nspid="4712\t7", start=501)
+    attach(node, 7, pid_start_ticks=500)
+    info = next(s for s in Process(root=str(root)).sample(node) if s.metric.name == "rank_info")
+    assert dict(zip(info.metric.labels, info.labels, strict=True))["pid"] == "4711"
+
+
+def test_limits_hold_along_the_whole_way_of_groups(node: Node, root: Root) -> None:
+    """A leaf without a limit may be in a group with one; file cache that can be dropped is no use of memory."""
+    group = "/kubepods.slice/kubepods-pod1.slice/leaf.scope"
+    root.process(100, group=group, cpus="ffffffff,ffffffff")
+    base = "sys/fs/cgroup"
+    root.write(
+        {
+            f"{base}/cgroup.controllers": "cpu memory",
+            f"{base}{group}/memory.max": "max\n",
+            f"{base}{group}/memory.current": "500\n",
+            f"{base}{group}/cpu.max": "max 100000\n",
+            f"{base}{group}/memory.events": "low 0\noom 2\noom_kill 1\n",
+            f"{base}{group}/io.pressure": "some avg10=0 total=2000000\n",
+            f"{base}{group}/cpu.pressure": "some avg10=0 total=3000000\n",
+            f"{base}{group}/memory.pressure": "some avg10=0 total=0\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/memory.max": "1000\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/memory.current": "800\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/memory.stat": "anon 500\ninactive_file 200\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/cpu.max": "400000 100000\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/cpu.stat": "usage_usec 1\nthrottled_usec 2500000\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    assert found["rank_cpus", "exp-1", "0"] == 4
+    assert found["rank_memory_limit_bytes", "exp-1", "0"] == 1000
+    assert found["rank_memory_limit_used_bytes", "exp-1", "0"] == 600
+    assert found["rank_cpu_throttled_seconds_total", "exp-1", "0"] == 2.5
+    assert found["rank_oom_kills_total", "exp-1", "0"] == 1
+    assert found["rank_pressure_seconds_total", "exp-1", "0", "io", "some"] == 2
+    assert found["rank_pressure_seconds_total", "exp-1", "0", "cpu", "some"] == 3
+
+
+POD = "1f2e3d4c-5b6a-4978-8695-a4b3c2d1e0f9"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (f"/docker/{HEX}", Workload(HEX[:12], HEX)),
+        (f"/system.slice/docker-{HEX}.scope", Workload(HEX[:12], HEX)),
+        (f"/machine.slice/libpod-{HEX}.scope/container", Workload(HEX[:12], HEX)),
+        (
+            f"/kubepods.slice/kubepods-pod{POD.replace('-', '_')}.slice/cri-containerd-{HEX}.scope",
+            Workload(HEX[:12], HEX, pod_uid=POD),
+        ),
+        (f"/kubepods/besteffort/pod{POD}/{HEX}", Workload(HEX[:12], HEX, pod_uid=POD)),
+        ("/slurm/uid_1000/job_4242/step_0/task_3", Workload(job="4242")),
+        ("/system.slice/slurmstepd.scope/job_4242/step_0/user/task_3", Workload(job="4242")),
+        ("/user.slice/user-1000.slice/session-3.scope", Workload()),
+        ("/", Workload()),
+    ],
+)
+def test_control_groups_tell_container_pod_and_job(path: str, expected: Workload) -> None:
+    assert from_cgroup(f"0::{path}\n") == expected
+
+
+def test_a_private_cgroup_namespace_is_seen_through_by_the_mounts(root: Root) -> None:
+    mounts = f"1 2 8:1 /var/lib/docker/containers/{HEX}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
+    root.process(100, group="/", mounts=mounts)
+    assert of_process(Files(str(root)), 100).container_id == HEX
+
+
+def test_a_pod_is_named_by_its_own_files(node: Node, root: Root) -> None:
+    root.process(100, group=f"/kubepods/pod{POD}/{HEX}")
+    root.write(
+        {
+            "proc/100/root/var/run/secrets/kubernetes.io/serviceaccount/namespace": "training\n",
+            "proc/100/root/etc/hostname": "llama-worker-0\n",
+        }
+    )
+    attach(node, 100)
+    info = next(s for s in Process(root=str(root)).sample(node) if s.metric.name == "rank_info")
+    labels = dict(zip(info.metric.labels, info.labels, strict=True))
+    assert labels["workload_pod"] == "llama-worker-0"
+    assert labels["workload_namespace"] == "training"
+    assert labels["workload_container"] == HEX[:12]
+
+
+def test_a_rank_is_joined_with_the_gpu_that_runs_it(node: Node, root: Root) -> None:
+    used = Metric("gpu_process_memory_bytes", "gauge", "", ("gpu", "uuid", "run", "rank"))
+    node.observe("gpu", [Sample(used, 1.0, ("5", "GPU-5", "exp-1", "0"))], time.time())
+    root.process(100)
+    attach(node, 100)
+    info = next(s for s in Process(root=str(root)).sample(node) if s.metric.name == "rank_info")
+    labels = dict(zip(info.metric.labels, info.labels, strict=True))
+    assert (labels["gpu"], labels["uuid"]) == ("5", "GPU-5")
+
+
+KILL = (
+    "3,1208,{usec},-;Memory cgroup out of memory: Killed process {pid} (python) total-vm:9000kB, anon-rss:4096kB, "
+    "file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:100kB oom_score_adj:0\n"
+)
+
+
+def test_an_oom_kill_is_told_with_its_rank_and_time(node: Node, root: Root) -> None:
+    """The killed process may be a worker, and is gone when the log is read."""
+    root.process(100)
+    root.process(101, parent=100)
+    root.process(200)
+    attach(node, 100, rank=0)
+    attach(node, 200, rank=1)
+    root.write({"dev/kmsg": "6,1,1000,-;an old line\n" + KILL.format(usec=1, pid=101)})
+    sampler = Process(root=str(root))
+    assert ("rank_oom_kill_timestamp_seconds", "exp-1", "0") not in values(sampler.sample(node)), (
+        "before the agent's time"
+    )
+    with (root.path / "dev/kmsg").open("a") as log:
+        log.write(KILL.format(usec=int(time.monotonic() * 1e6), pid=101))
+    os.rename(root.path / "proc/101", root.path / "proc/gone")
+    found = values(sampler.sample(node))
+    assert found["rank_oom_kill_timestamp_seconds", "exp-1", "0"] == pytest.approx(time.time(), abs=5)
+    assert found["rank_oom_kill_resident_bytes", "exp-1", "0"] == 4096 * 1024
+    assert ("rank_oom_kill_timestamp_seconds", "exp-1", "1") not in found
+
+
+def test_where_the_log_is_closed_the_group_of_the_vanished_rank_tells(node: Node, root: Root) -> None:
+    root.process(100, group="/job")
+    root.write({"sys/fs/cgroup/cgroup.controllers": "memory", "sys/fs/cgroup/job/memory.events": "oom_kill 1\n"})
+    info = attach(node, 100)
+    sampler = Process(root=str(root))
+    list(sampler.sample(node))
+    root.write({"sys/fs/cgroup/job/memory.events": "oom_kill 2\n"})
+    os.rename(root.path / "proc/100", root.path / "proc/gone")
+    rank = node.rank(info.key)
+    assert rank is not None
+    rank.goodbye = Goodbye(3, time.time(), End.VANISHED)
+    assert ("rank_oom_kill_timestamp_seconds", "exp-1", "0") in values(sampler.sample(node))
+
+
+def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
+    """Two workers that burn CPU under a parent that sleeps."""
+    code = "import os,time\nfor _ in range(2):\n    if os.fork() == 0:\n        while True: pass\ntime.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        attach(node, process.pid)
+        sampler = Process()
+
+        def busy() -> bool:
+            found = values(sampler.sample(node))
+            workers = found.get(("rank_worker_cpu_seconds_total", "exp-1", "0"), 0.0)
+            assert workers <= found["rank_cpu_seconds_total", "exp-1", "0"]
+            return found["rank_workers", "exp-1", "0"] == 2 and workers > 0.3
+
+        wait_for(busy)
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+        sampler.close()
