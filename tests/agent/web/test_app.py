@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 import httpx
@@ -200,3 +201,20 @@ async def _first(tasks: list[asyncio.Task[httpx.Response]], count: int) -> set[a
         assert more, "nothing was refused"
         done |= more
     return done
+
+
+async def test_the_page_brings_everything_with_it(client: httpx.AsyncClient) -> None:
+    """No address outside of the agent, and every file that the page names is served."""
+    page = (await client.get("/")).text
+    names = re.findall(r'(?:src|href)="([^"]+)"', page)
+    modules = [name for name in names if name.endswith("page.js")]
+    text = (await client.get(modules[0])).text
+    names += [f"/static/{name}" for name in re.findall(r'from "\./([a-z]+\.js)"', text)]
+    assert len(names) > 10
+    assert not re.search(r"https?://", page + text)
+    for name in names:
+        assert (await client.get(name)).status_code == 200, name
+
+
+async def test_vendored_code_comes_with_its_licence(client: httpx.AsyncClient) -> None:
+    assert "MIT" in (await client.get("/static/vendor/uplot-LICENSE")).text

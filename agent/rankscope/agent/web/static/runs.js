@@ -1,0 +1,101 @@
+// The runs on this node, and one of them in detail: curves, ranks, phases.
+
+import { Chart } from "./charts.js";
+import { bar, chip, el, number, seconds, show } from "./dom.js";
+
+const PHASES = { data: "#f29e38", forward: "#3b9eff", backward: "#2465b8", optimizer: "#3dbb7d", eval: "#a78bfa", comm: "#e0607e", checkpoint: "#c9a227" };
+const CHARTS = [
+  ["Loss", [["loss", "train"], ["val_loss", "validation"]]],
+  ["Learning rate", [["lr", "lr"]]],
+  ["Gradient norm", [["grad_norm", "norm"]]],
+  ["Seconds a step", [["step_seconds", "step"]]],
+];
+
+let chosen = new URLSearchParams(location.search).get("run") || decodeURIComponent(location.hash.slice(1));
+let charts = null;
+let shownRun = null;
+let shownStep = null;
+let facts = null;
+
+function progress(run) {
+  const step = Math.max(-1, ...run.ranks.map((rank) => rank.step ?? -1));
+  return { step: step < 0 ? null : step, ratio: run.target_steps ? (step + 1) / run.target_steps : null };
+}
+
+function card(run, select) {
+  const { step, ratio } = progress(run);
+  const first = run.ranks[0];
+  return el("button", { class: "card", type: "button", "aria-pressed": String(run.id === shownRun), onclick: () => select(run.id) },
+    el("div", { class: "head" }, el("b", {}, run.name || run.id), chip(run.state)),
+    el("div", { class: "dim" }, `${run.project} · ${run.ranks.length} of ${run.world_size} ranks here${run.attempt ? ` · attempt ${run.attempt}` : ""}`),
+    ratio === null ? null : bar(ratio),
+    el("div", { class: "pair" },
+      el("span", {}, "step"), el("span", {}, `${number(step, 8)}${run.target_steps ? ` of ${number(run.target_steps, 8)}` : ""}`),
+      el("span", {}, "loss"), el("span", {}, number(first?.loss)),
+      el("span", {}, "a step takes"), el("span", {}, seconds(first?.step_seconds))));
+}
+
+function phases(rank) {
+  const entries = Object.entries(rank.phase_seconds);
+  const total = entries.reduce((sum, [, value]) => sum + value, 0);
+  if (!total) return el("span", { class: "dim" }, "–");
+  const title = entries.map(([name, value]) => `${name} ${Math.round((value / total) * 100)} %`).join(", ");
+  return el("div", { class: "bar", title, style: { minWidth: "12rem" } },
+    entries.map(([name, value]) => el("i", { style: { width: `${(value / total) * 100}%`, background: PHASES[name] || "#8f9bb3" } })));
+}
+
+function ranks(run, now) {
+  const head = ["rank", "state", "GPU", "step", "loss", "gradient norm", "a step takes", "last step", "time by phase"];
+  const numeric = new Set([3, 4, 5, 6, 7]);
+  const cell = (content, i, tag = "td") => el(tag, { class: numeric.has(i) ? "number" : "" }, content);
+  const legend = Object.entries(PHASES).filter(([name]) => run.ranks.some((rank) => name in rank.phase_seconds));
+  return [el("table", {},
+    el("thead", {}, el("tr", {}, head.map((name, i) => cell(name, i, "th")))),
+    el("tbody", {}, run.ranks.map((rank) => el("tr", {}, [
+      String(rank.rank), chip(rank.exit && rank.exit !== "finished" ? "failed" : rank.state), rank.gpu ?? "–", number(rank.step, 8), number(rank.loss),
+      number(rank.grad_norm), seconds(rank.step_seconds),
+      rank.last_step_time ? `${seconds(Math.max(0, now - rank.last_step_time))} ago` : "–", phases(rank),
+    ].map((content, i) => cell(content, i)))))),
+  el("p", { class: "dim" }, legend.map(([name, colour]) => [el("span", { style: { color: colour } }, "■ "), `${name}  `]).flat())];
+}
+
+async function curves(run, names) {
+  const found = await Promise.all(names.map(async ([name, label]) => {
+    const answer = await fetch(`/api/v1/runs/${encodeURIComponent(run.id)}/series?name=${name}&points=600`);
+    const { series } = answer.ok ? await answer.json() : { series: [] };
+    return series.map((curve) => ({ ...curve, label: `${label}, rank ${curve.rank}`, dashed: name === "val_loss" }));
+  }));
+  return found.flat();
+}
+
+async function detail(run) {
+  if (!charts) {
+    charts = CHARTS.map(([title, names]) => [new Chart(title), names]);
+    show("charts", charts.map(([chart]) => chart.element));
+  }
+  if (facts !== run.id) {
+    facts = run.id;
+    const all = await (await fetch(`/api/v1/runs/${encodeURIComponent(run.id)}`)).json();
+    const rows = (given) => Object.entries(given || {}).map(([name, value]) =>
+      el("tr", {}, el("td", {}, name), el("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value))));
+    show("facts", el("table", {}, el("tbody", {}, rows(all.config))), el("table", {}, el("tbody", {}, rows(all.environment))));
+  }
+  await Promise.all(charts.map(async ([chart, names]) => chart.set(await curves(run, names))));
+}
+
+export function runs(state, redraw) {
+  const select = (id) => { chosen = id; location.hash = encodeURIComponent(id); shownStep = null; redraw(); };
+  const run = state.runs.find((other) => other.id === chosen) || state.runs[0];
+  shownRun = run?.id;
+  show("runs", state.runs.length ? el("div", { class: "cards" }, state.runs.map((other) => card(other, select)))
+    : el("p", { class: "dim" }, "No run yet: call sdk.init() and sdk.log() in a training on this machine."));
+  document.getElementById("run").hidden = !run;
+  if (!run) return;
+  document.getElementById("run-title").textContent = run.id;
+  show("ranks", ranks(run, state.time));
+  const step = `${run.id} ${progress(run).step} ${document.documentElement.dataset.theme} ${innerWidth}`;
+  if (step !== shownStep) {
+    shownStep = step;
+    detail(run).catch(() => { shownStep = null; });
+  }
+}
