@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rankscope.agent.model import Sample
+from rankscope.agent.model import Metric, Sample
 from rankscope.agent.runs.state import Node, Rank
+
+# The run state gives it for every rank, and the process sampler, which sees more, for those that live here.
+RANK_INFO = Metric(
+    "rank_info",
+    "info",
+    "Which GPU, process and container a rank runs on.",
+    ("run", "rank", "local_rank", "gpu", "uuid", "pid", "workload_container", "workload_namespace", "workload_pod"),
+    source="hello + /proc/PID/cgroup + NVML processes + CUDA_VISIBLE_DEVICES",
+)
 
 
 class Device(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from rankscope.agent.model import Histogram, Metric, Sample
 from rankscope.agent.runs import readings
-from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.devices import RANK_INFO, Devices
 from rankscope.agent.runs.readings import Context, Readings, Selection
 from rankscope.agent.runs.rows import RANK, RUN, RankRow, RunRow, one, rank_row, role_row, run_row
 from rankscope.agent.runs.state import Node, Rank
@@ -90,16 +90,7 @@ RUN_ROWS = (
 )
 
 RANK_ROWS = (
-    RankRow(
-        Metric(
-            "rank_info",
-            "info",
-            "Which GPU, process and container a rank runs on.",
-            (*RANK, "local_rank", "gpu", "uuid", "pid", "workload_container", "workload_namespace", "workload_pod"),
-            source="rank hello, NVML",
-        ),
-        _device,
-    ),
+    RankRow(RANK_INFO, _device),
     rank_row(
         "rank_up",
         "",
