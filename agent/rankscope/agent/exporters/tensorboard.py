@@ -54,6 +54,8 @@ class Tensorboard:
             return self._passed.get((rank.key, rank.session), 0)
         self.commit()  # what is pending of this session counts before it is asked for
         try:
+            if not self.dir:
+                raise OSError("the record has no folder: set runs.dir")
             file = self._file(rank)
         except OSError as error:
             raise _clear(error) from error
