@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 
@@ -82,6 +82,7 @@ class HttpNotifier:
         if self.min_severity not in SEVERITIES:
             raise ValueError(f"min_severity must be one of {', '.join(SEVERITIES)}")
         self._client: httpx.AsyncClient | None = None
+        self._hidden: set[str] = set()  # what must not be seen in an error
 
     async def send(self, notification: Notification) -> None:
         """Deliver. Raises Refused or Retry."""
@@ -99,18 +100,17 @@ class HttpNotifier:
             check_url(url)
         except ValueError as error:
             raise Refused(str(error)) from None
+        self.hide(url)
         return url
 
-    async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str] | None = None, auth: httpx.Auth | None = None
-    ) -> httpx.Response:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Post JSON; return a 2xx answer. Raises Retry for 5xx, 429 and no answer, Refused for everything else."""
         if self._client is None:
             self._client = self._make_client()
         where = place(url)
         try:
             response = await self._client.post(
-                url, content=body, headers={"Content-Type": "application/json", **(headers or {})}, auth=auth
+                url, content=body, headers={"Content-Type": "application/json", **(headers or {})}
             )
         except httpx.TimeoutException:
             raise Retry(f"{where} did not answer in {self.timeout:g} s") from None
@@ -125,7 +125,21 @@ class HttpNotifier:
             raise Retry(status, retry_after(response.headers.get("Retry-After", "")))
         if response.is_redirect:
             raise Refused(f"{status}, a redirection: configure the final address")
-        raise Refused(f"{status} {response.reason_phrase}".rstrip())
+        raise Refused(f"{status}: {self.excerpt(response)}")
+
+    def hide(self, *secrets: str) -> None:
+        """Keep these out of every error, whoever repeats them: servers like to quote what they were sent."""
+        self._hidden.update(text for text in secrets if len(text) > 3)
+
+    def excerpt(self, response: httpx.Response) -> str:
+        """Return the beginning of what a server answered, with nothing in it that was a secret."""
+        text = " ".join(response.text[:2000].split())
+        parts = urlsplit(str(response.request.url))
+        query = [value for _, value in parse_qsl(parts.query)]
+        for hidden in sorted({*self._hidden, *parts.path.split("/"), *query, parts.query}, key=len, reverse=True):
+            if len(hidden) > 3:
+                text = text.replace(hidden, "…").replace(quote(hidden), "…")
+        return text[:200] or response.reason_phrase or "no reason given"
 
     def _make_client(self) -> httpx.AsyncClient:
         try:

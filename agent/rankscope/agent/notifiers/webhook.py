@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import httpx
-
 from rankscope.agent.component import Notification, Retry
-from rankscope.agent.notifiers._http import HttpNotifier, at_most_one, secret
+from rankscope.agent.notifiers._authorized import Authorized
+from rankscope.agent.notifiers._http import at_most_one, secret
 
 
 @dataclass(kw_only=True)
-class Webhook(HttpNotifier):
+class Webhook(Authorized):
     """Posts alerts as JSON in Alertmanager's webhook format, version 4.
 
     With a `secret`, requests are signed as standardwebhooks.com describes it: `webhook-signature` is `v1,` and the
@@ -30,40 +29,21 @@ class Webhook(HttpNotifier):
     """Signs requests: `whsec_` and Base64, or any text."""
     secret_file: str = ""
     """The same, in a file."""
-    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
-    """More headers."""
-    bearer_token: str = field(default="", repr=False)
-    """Sent as `Authorization: Bearer …`."""
-    bearer_token_file: str = ""
-    """The same, in a file."""
-    username: str = ""
-    """For basic authentication."""
-    password: str = field(default="", repr=False)
-    """For basic authentication."""
-    password_file: str = ""
-    """The same, in a file."""
     max_alerts: int = 0
     """How many alerts one message holds at most (0: all); `truncatedAlerts` counts the rest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("secret", "bearer_token", "password"):
-            at_most_one(getattr(self, name), getattr(self, f"{name}_file"), name)
-        if self.username and (self.bearer_token or self.bearer_token_file):
-            raise ValueError("give either bearer_token or username and password, not both")
+        at_most_one(self.secret, self.secret_file, "secret")
         if self.max_alerts < 0:
             raise ValueError("max_alerts must not be negative")
-        if any(
-            not f"{name}{value}".isascii() or not f"{name}{value}".isprintable() for name, value in self.headers.items()
-        ):
-            raise ValueError("headers must be printable ASCII")
         if self.secret:
             signing_key(self.secret)
 
     async def send(self, notification: Notification) -> None:
         """Post a notification. Raises Refused or Retry."""
         body = json.dumps(self._cut(notification.payload), ensure_ascii=False, allow_nan=False).encode()
-        headers = {**self.headers, "webhook-id": notification.id}
+        headers = {**self.all_headers(), "webhook-id": notification.id}
         if key := secret(self.secret, self.secret_file, "secret"):
             stamp = str(int(time.time()))
             headers["webhook-timestamp"] = stamp
@@ -71,12 +51,7 @@ class Webhook(HttpNotifier):
                 headers["webhook-signature"] = signature(key, notification.id, stamp, body)
             except ValueError as error:
                 raise Retry(str(error)) from None
-        auth: httpx.Auth | None = None
-        if token := secret(self.bearer_token, self.bearer_token_file, "bearer_token"):
-            headers["Authorization"] = f"Bearer {token}"
-        elif self.username:
-            auth = httpx.BasicAuth(self.username, secret(self.password, self.password_file, "password"))
-        await self.post(self.address(), body, headers, auth)
+        await self.post(self.address(), body, headers)
 
     def _cut(self, payload: Mapping[str, object]) -> Mapping[str, object]:
         alerts = cast("Sequence[object]", payload["alerts"])
