@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from rankscope.agent.alerts.dispatcher import Dispatcher
 from rankscope.agent.alerts.engine import Alerts
@@ -29,6 +30,7 @@ from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.sampling import Sampling
 from rankscope.agent.telemetry import Telemetry
+from rankscope.agent.web import credentials
 from rankscope.agent.web.app import View, create
 
 log = logging.getLogger("rankscope.agent")
@@ -75,7 +77,8 @@ class Agent:
         self._adopt(self.config)
         host, port = listener.getsockname()[:2]
         self.config.grpc.agent_version = version("rankscope")
-        self.config.grpc.url = f"http://{host}:{port}"
+        scheme = "https" if web.config.ssl_certfile else "http"
+        self.config.grpc.url = f"{scheme}://{host}:{port}"
         self.config.journals.agent = self.config.grpc.listen
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -89,7 +92,7 @@ class Agent:
                 task.add_done_callback(self._ended)
                 tasks.append(task)
             self.ready = True
-            log.info("ranks connect to %s, http://%s:%d shows the rest", self.config.grpc.listen, host, port)
+            log.info("ranks connect to %s, %s shows the rest", self.config.grpc.listen, self.config.grpc.url)
             await self._stop.wait()
         finally:
             self.ready = False
@@ -138,9 +141,15 @@ class Agent:
             reload=self.reload,
             ready=lambda: self.ready,
         )
-        settings = uvicorn.Config(
-            create(view), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
-        )
+        web: ASGIApp = create(view)
+        settings = uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        if self.config.http.web_config_file:
+            asked = credentials.load(Path(self.config.http.web_config_file))
+            if asked.users:
+                settings.app = credentials.BasicAuth(web, asked.users)
+            if asked.cert_file:
+                settings.ssl_certfile, settings.ssl_keyfile = asked.cert_file, asked.key_file
+                settings.ssl_ca_certs, settings.ssl_cert_reqs = asked.client_ca_file or None, asked.client_auth
         return _WebServer(settings), listener
 
     def samples(self, now: float) -> Iterator[Sample]:

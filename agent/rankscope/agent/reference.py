@@ -31,6 +31,7 @@ EXAMPLES = {
     "MetricThreshold": "  # MetricThreshold:\n"
     '  #   - {name: AccuracyTooLow, expr: "val_accuracy < 0.5", after: 1000 steps}\n',
 }
+WIDTH = 116
 SECTIONS = ("http", "grpc", "journals", "runs", "alerts")
 
 
@@ -60,13 +61,18 @@ def rules_table() -> str:
 
 def _section(name: str, cls: type, depth: int, *, listed: bool = False) -> str:
     indent = "  " * depth
-    lines = textwrap.wrap(summary(cls), 116, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    lines = textwrap.wrap(summary(cls), WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
     keys = list(_keys(cls))
     lines.append(f"{indent}{name}:" + ("" if keys else " {}"))
     first = True
     for key, default, note in keys:
         dash = "- " if listed and first else "  " if listed else ""
-        lines.append(f"{indent}  {dash}{key}: {default}" + (f"  # {note}" if note else ""))
+        line = f"{indent}  {dash}{key}: {default}"
+        if note and len(line) + len(note) > WIDTH - 4:
+            place = " " * (len(indent) + 2 + len(dash))
+            lines += textwrap.wrap(note, WIDTH, initial_indent=f"{place}# ", subsequent_indent=f"{place}# ")
+            note = ""
+        lines.append(line + (f"  # {note}" if note else ""))
         first = False
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from rankscope.agent.component import Intake, Session
+from rankscope.agent.model import Seconds
 from rankscope.agent.receivers._wire import Names, WireError, to_batch, to_heartbeat, to_info
 from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -44,16 +45,16 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
     """
 
     listen: str = field(default_factory=lambda: f"unix://{default_socket()}")
-    group: str = ""
-    tcp: str = ""
-    token: str = ""
+    group: str = ""  # a group of users that may connect, too
+    tcp: str = ""  # host:port
+    token: str = ""  # what ranks say over TCP: their RANKSCOPE_TOKEN
     token_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
-    tls_client_ca_file: str = ""
-    insecure: bool = False
-    heartbeat: float = 5.0
-    max_message_bytes: int = 4 * 2**20
+    tls_client_ca_file: str = ""  # ranks show a certificate of this authority
+    insecure: bool = False  # TCP for everyone
+    heartbeat: Seconds = 5.0  # how often ranks say that they live
+    max_message_bytes: int = 4 * 2**20  # larger messages are refused
     agent_version: str = field(default="", init=False)
     url: str = field(default="", init=False)
 

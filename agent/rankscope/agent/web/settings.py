@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from rankscope.agent.web import credentials
 
 
 @dataclass
@@ -14,8 +17,8 @@ class Http:
     """
 
     listen: str = "127.0.0.1:9780"
-    web_config_file: str = ""
-    insecure: bool = False
+    web_config_file: str = ""  # TLS and basic auth, as in Prometheus' web configuration file
+    insecure: bool = False  # listens beyond this machine for everyone
 
     @property
     def address(self) -> tuple[str, int]:
@@ -31,3 +34,5 @@ class Http:
             raise ValueError(
                 f"{self.listen} is open to other machines: set web_config_file (TLS, basic auth) or insecure: true"
             )
+        if self.web_config_file:
+            credentials.load(Path(self.web_config_file))
