@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,7 +62,7 @@ class Inbox:
 
 
 @contextmanager
-def inbox() -> Iterator[Inbox]:
+def inbox() -> Generator[Inbox, None, None]:
     """Run an HTTP server for the time of a test."""
     box = Inbox()
     over = threading.Event()

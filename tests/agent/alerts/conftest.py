@@ -64,7 +64,8 @@ class Desk:
 
     @property
     def payloads(self) -> list[Mapping[str, object]]:
-        return [notification.payload for notification in self.sent]
+        """What queues, which know notifications by their id, would have taken."""
+        return list({notification.id: notification.payload for notification in self.sent}.values())
 
     @property
     def statuses(self) -> list[str]:

@@ -38,7 +38,8 @@ class Matcher:
 
     def __str__(self) -> str:
         operator = ("=~" if self.equal else "!~") if self.regex else ("=" if self.equal else "!=")
-        escaped = self.value.replace("\\", "\\\\").replace('"', '\\"')
+        # In a pattern a backslash is the pattern's own.
+        escaped = (self.value if self.regex else self.value.replace("\\", "\\\\")).replace('"', '\\"')
         return f'{self.name}{operator}"{escaped}"'
 
 
