@@ -10,15 +10,15 @@ from rankscope.agent.rules._causes.around import Around, figure, names
 from rankscope.agent.runs.state import Node, Rank, Run
 
 
-def causes(node: Node, run: Run | None, rank: Rank, step: int, time: float) -> tuple[Cause, ...]:
-    """Return why the loss of a rank may have gone up at a step, most likely first."""
+def causes(node: Node, run: Run | None, rank: Rank, step: int, time: float, lasting: bool = False) -> tuple[Cause, ...]:
+    """Return why the loss of a rank may have gone up at a step, most likely first; `lasting`: and stayed there."""
     here = Around(node, run, rank, step, time)
     rising = learning_rate.rising(here)
     exploding = gradients.exploding(here)
     found = [
         hardware.fault(here),
         restart(here),
-        bad_batch(here),
+        None if lasting else bad_batch(here),
         learning_rate.too_large(here) if rising else None,
         exploding,
         None if rising else learning_rate.too_large(here),
