@@ -87,7 +87,10 @@ class Session:
             if self._busy:
                 self._defer(lambda: self.log(metrics, step, scalars))
                 return
-            number = self.step + 1 if step is None else step if type(step) is int else self._step(step)
+            if step is None:
+                number = self.step + 1
+            else:
+                number = step if type(step) is int and -_INT64 <= step < _INT64 else self._step(step)
             end = journal.offset + size
             if end > journal.limit:
                 self._slow(now, layout, number, cast("Iterable[float]", values.values()))

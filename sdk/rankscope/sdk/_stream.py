@@ -66,6 +66,7 @@ class Delivery:
     _limit: int = BATCH_RECORDS  # records a batch; fewer while the agent refuses one of them
     _skip: set[int] = field(default_factory=set[int])  # records that the agent will not take
     _waiter: asyncio.Future[None] | None = None
+    _alive: float = 0.0  # when the stream last did something
     _tokens: float = RECORDS_A_SECOND
     _refilled: float = field(default_factory=time.monotonic)
 
@@ -75,7 +76,7 @@ class Delivery:
         while not self.done and not self.stop():
             before = self.progress
             try:
-                await self._stream()
+                await self._supervised()
             except grpc.aio.AioRpcError as error:
                 self._failed(error)
             except (Lost, OSError, asyncio.TimeoutError):
@@ -94,6 +95,20 @@ class Delivery:
         """Look at the journal now."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    async def _supervised(self) -> None:
+        """Hold one stream, and let go of it when it is to end or hangs, be it in gRPC: a wedged agent blocks a write."""
+        self._alive = time.monotonic()
+        stream = asyncio.ensure_future(self._stream())
+        while not stream.done():
+            await asyncio.wait({stream}, timeout=0.5)
+            patience = SILENT_SECONDS if self.connected else WELCOME_SECONDS
+            if not stream.done() and (self.stop() or time.monotonic() - self._alive > patience):
+                stream.cancel()
+                await asyncio.wait({stream}, timeout=1.0)
+                break
+        if stream.done() and not stream.cancelled():
+            stream.result()
 
     async def _stream(self) -> None:
         async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
@@ -118,7 +133,7 @@ class Delivery:
 
     def _welcome(self, welcome: ingest_pb2.Welcome) -> None:
         self.connected = True
-        self.progress = time.monotonic()
+        self.progress = self._alive = time.monotonic()
         self._safe(welcome.safe_sequence)
         self.reader.seek(welcome.safe_sequence + 1)
         self.welcomed(welcome)
@@ -129,7 +144,7 @@ class Delivery:
             if listener.done():
                 await listener
                 raise Lost("the agent ended the stream")
-            now = time.monotonic()
+            now = self._alive = time.monotonic()
             self.glance.look()
             if now >= beat:
                 await call.write(ingest_pb2.FromRank(heartbeat=self._heartbeat()))

@@ -1,0 +1,270 @@
+"""From `log()` to the agent, whatever happens to either: nothing is lost, nothing comes twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rankscope.sdk import _stream
+
+from .conftest import Script
+from .server import Agent, Kept, wait_for
+
+LOGS = """
+    import sys, time
+    from rankscope import sdk
+    sdk.init(project="p", name="n", config={"lr": 0.1})
+    for number in range(COUNT):
+        sdk.log(loss=float(number))
+    print("logged", flush=True)
+"""
+FOREVER = """
+    import os, sys, time
+    from rankscope import sdk, sdk as _
+    from rankscope.sdk import _runtime
+    sdk.init(project="p", name="n")
+    print(_runtime.running.helper.pid, flush=True)
+    number = 0
+    while True:
+        for _ in range(50):
+            sdk.log(loss=float(number))
+            number += 1
+        os.write(1, b"%d\\n" % number)  # so many log() calls have returned
+        time.sleep(0.005)
+"""
+
+
+def whole(kept: Kept, count: int) -> bool:
+    return kept.scalar("loss") == [(n, float(n)) for n in range(count)]
+
+
+def told(process: subprocess.Popen[str]) -> int:
+    """Return the last figure that a killed script wrote."""
+    output, _ = process.communicate()
+    return int(output.split("\n")[-2])
+
+
+def test_every_point_arrives_once_and_the_journal_goes_away(agent: Agent, script: Script, spool: Path) -> None:
+    process = script(LOGS.replace("COUNT", "20000"))
+    assert process.wait(30) == 0
+    assert whole(agent.only, 20_000)
+    assert agent.only.gaps == agent.only.repeated == 0
+    assert agent.only.goodbye is not None
+    assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
+    wait_for(lambda: not list(spool.iterdir()))
+
+
+def test_the_hello_says_who_the_rank_is(agent: Agent, script: Script) -> None:
+    code = """
+        from rankscope import sdk
+        from pathlib import Path
+        sdk.init("project", "name", {"lr": float("nan"), "path": Path("/x")}, tags=["a"], notes="n")
+    """
+    process = script(code, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", CUDA_VISIBLE_DEVICES="GPU-1")
+    assert process.wait(30) == 0
+    hello = agent.only.hello
+    assert (hello.project, hello.name, hello.rank, hello.local_rank, hello.world_size) == ("project", "name", 3, 1, 8)
+    assert hello.config_json == '{"lr": "NaN", "path": "/x"}'
+    assert (hello.pid, hello.hostname) == (process.pid, os.uname().nodename)
+    assert (list(hello.tags), hello.notes, list(hello.device_uuids)) == (["a"], "n", ["GPU-1"])
+    assert hello.environment["torch"].startswith("2.")
+    assert hello.protocol == 1
+    assert hello.session
+
+
+def test_rank_zero_says_once_which_run_this_is(agent: Agent, script: Script) -> None:
+    code = "from rankscope import sdk\nimport time\nsdk.init(name='exp')\nsdk.log(a=1.0)\ntime.sleep(1)"
+    first = script(code, RANK="0", WORLD_SIZE="2")
+    second = script(code, RANK="1", WORLD_SIZE="2")
+    quiet = script(code, RANKSCOPE_LOG_LEVEL="warning")
+    assert first.communicate()[1].startswith("rankscope: run exp-")
+    assert second.communicate()[1] == ""
+    assert quiet.communicate()[1] == ""
+
+
+def test_points_arrive_while_the_training_runs(agent: Agent, script: Script) -> None:
+    script(FOREVER)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) > 5000)
+    late = [arrived - logged for arrived, logged in zip(agent.only.arrived, agent.only.times, strict=True)][3000:]
+    assert sorted(late)[len(late) // 2] < 1.0  # a generous bound; tests/bench/hotpath.py measures it
+    assert all(value > -0.05 for value in late)
+
+
+def test_heartbeats_tell_of_the_rank(agent: Agent, script: Script) -> None:
+    code = """
+        import time
+        from rankscope import sdk
+        sdk.init()
+        for number in range(500): sdk.log(loss=1.0, bad="x")
+        with sdk.phase("eval"):
+            sdk.expect(60)
+            time.sleep(1.5)
+    """
+    script(code)
+    wait_for(lambda: bool(agent.sessions) and any(beat.phase == "eval" for beat in agent.only.beats))
+    wait_for(lambda: agent.only.beats[-1].step == 499)
+    beat = agent.only.beats[-1]
+    assert dict(beat.dropped) == {"not_a_number": 500}
+    assert 0 < beat.log_seconds["0.5"] <= beat.log_seconds["0.99"] < 0.1
+    assert 0 < beat.overhead_ratio < 1
+
+
+def test_a_killed_rank_loses_nothing_and_its_sender_says_that_it_vanished(agent: Agent, script: Script) -> None:
+    process = script(FOREVER)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) > 1000)
+    process.kill()
+    count = told(process)
+    wait_for(lambda: agent.only.goodbye is not None)
+    assert agent.only.goodbye is not None
+    assert agent.only.goodbye.reason == agent.only.goodbye.VANISHED
+    assert len(agent.only.rows) >= count
+    assert whole(agent.only, len(agent.only.rows))
+
+
+@pytest.mark.parametrize("order", ["rank first", "sender first"])
+def test_when_rank_and_sender_are_killed_the_next_rank_delivers(
+    agent: Agent, script: Script, spool: Path, order: str
+) -> None:
+    process = script(FOREVER)
+    assert process.stdout is not None
+    sender = int(process.stdout.readline())
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) > 500)
+    victims = [process.pid, sender] if order == "rank first" else [sender, process.pid]
+    os.kill(victims[0], signal.SIGSTOP)  # so that neither does anything between the two
+    os.kill(victims[1], signal.SIGKILL)
+    os.kill(victims[0], signal.SIGKILL)
+    count = told(process)
+    (first,) = agent.sessions.values()
+    assert len(list(spool.iterdir())) == 1
+    other = script("from rankscope import sdk\nimport time\nsdk.init()\ntime.sleep(20)")
+    wait_for(lambda: first.goodbye is not None)
+    assert len(first.rows) >= count
+    assert whole(first, len(first.rows))
+    assert first.gaps == first.repeated == 0
+    other.kill()
+
+
+def test_points_wait_for_an_agent_that_comes_later(short: Path, script: Script, spool: Path) -> None:
+    process = script(LOGS.replace("COUNT", "3000") + "    sys.stdin.readline()")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "logged\n"
+    agent = Agent(short / "agent.sock").start()
+    try:
+        wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 3000)
+        assert whole(agent.only, 3000)
+    finally:
+        agent.stop()
+
+
+def test_a_run_that_ends_without_an_agent_leaves_its_points_on_disk(short: Path, script: Script, spool: Path) -> None:
+    process = script(LOGS.replace("COUNT", "3000"))
+    assert process.wait(30) == 0
+    (journal,) = spool.iterdir()
+    agent = Agent(short / "agent.sock").start()
+    try:
+        command = ["-m", "rankscope.sdk._deliver", str(journal), "--agent", agent.address]
+        wait_for(lambda: subprocess.run([os.sys.executable, *command], check=False).returncode == 0, 20)  # type: ignore[attr-defined]
+        assert whole(agent.only, 3000)
+        assert agent.only.goodbye is not None
+        assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
+    finally:
+        agent.stop()
+    assert not list(spool.iterdir())
+
+
+def test_an_agent_that_restarts_and_resets_gets_each_point_once(agent: Agent, script: Script) -> None:
+    agent.behaviour.reset_after = 7
+    process = script(FOREVER)
+    wait_for(lambda: agent.streams > 3, 20)
+    agent.stop()
+    time.sleep(0.3)
+    agent.start()
+    wait_for(lambda: agent.streams > 6, 20)
+    agent.behaviour.reset_after = 0
+    process.kill()
+    count = told(process)
+    wait_for(lambda: agent.only.goodbye is not None, 20)
+    assert len(agent.only.rows) >= count
+    assert whole(agent.only, len(agent.only.rows))
+
+
+@pytest.mark.parametrize("trouble", ["silent", "slow", "no welcome"])
+def test_finish_is_bounded_whatever_the_agent_does(agent: Agent, script: Script, spool: Path, trouble: str) -> None:
+    agent.behaviour.ack = trouble != "silent"
+    agent.behaviour.ack_delay = 10.0 if trouble == "slow" else 0.0
+    agent.behaviour.welcome_delay = 30.0 if trouble == "no welcome" else 0.0
+    code = (
+        LOGS
+        + """
+    time.sleep(0.5)
+    begin = time.monotonic()
+    sdk.finish()
+    print(time.monotonic() - begin)
+    """
+    )
+    process = script(code.replace("COUNT", "100"))
+    assert float(process.communicate(timeout=30)[0].split()[-1]) < 2.2  # 2 s, and a busy machine
+    assert len(list(spool.iterdir())) == 1  # what was not acknowledged waits
+
+
+def test_a_wrong_token_is_said_and_costs_nothing_but_that(agent: Agent, script: Script, spool: Path) -> None:
+    agent.behaviour.token = "right"
+    process = script(LOGS.replace("COUNT", "10") + "    time.sleep(1)", RANKSCOPE_TOKEN="wrong")
+    error = process.communicate(timeout=30)[1]
+    assert error.count("wrong token") == 1
+    assert "wrong " not in error.replace("wrong token", "")
+    process = script("from rankscope import sdk\nimport time\nsdk.init()\ntime.sleep(1)", RANKSCOPE_TOKEN="right")
+    wait_for(lambda: any(whole(kept, 10) for kept in agent.sessions.values()))
+
+
+def test_a_record_that_the_agent_refuses_is_left_out_and_the_rest_arrives(agent: Agent, script: Script) -> None:
+    def refuse(batch: object) -> str:
+        events = getattr(batch, "events", [])
+        return "poison" if any(event.text.value == "poison" for event in events) else ""
+
+    agent.behaviour.refuse = refuse
+    code = """
+        from rankscope import sdk
+        import time
+        sdk.init()
+        for number in range(300):
+            sdk.log(loss=float(number))
+            if number == 123: sdk.text("tag", "poison")
+        time.sleep(20)
+    """
+    script(code)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 300, 20)
+    assert whole(agent.only, 300)
+    wait_for(lambda: dict(agent.only.beats[-1].dropped) == {"refused": 1})
+
+
+def test_a_backlog_comes_at_a_bounded_rate(agent: Agent, script: Script) -> None:
+    count = 3 * _stream.RECORDS_A_SECOND
+    agent.stop()
+    process = script(LOGS.replace("COUNT", str(count)) + "    sys.stdin.readline()")
+    assert process.stdout is not None
+    process.stdout.readline()
+    begin = time.monotonic()
+    agent.start()
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == count, 30)
+    assert time.monotonic() - begin > 1.8  # the first second's worth may come at once
+
+
+def test_the_journal_is_bounded_and_says_what_it_dropped(agent: Agent, script: Script, spool: Path) -> None:
+    agent.stop()
+    process = script(LOGS.replace("COUNT", "200000") + "    sys.stdin.readline()", RANKSCOPE_SPOOL_BYTES=str(4 << 20))
+    assert process.stdout is not None
+    process.stdout.readline()
+    (journal,) = spool.iterdir()
+    assert sum(path.stat().st_size for path in journal.glob("*.seg")) <= 4 << 20
+    agent.start()
+    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 200_000, 30)
+    kept = agent.only
+    wait_for(lambda: kept.beats[-1].dropped["journal_full"] == kept.gaps)
+    assert len(kept.rows) + kept.gaps == 200_000
+    assert kept.scalar("loss")[-1] == (199_999, 199_999.0)

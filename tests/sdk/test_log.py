@@ -1,0 +1,302 @@
+"""What `log()` and `phase()` take, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rankscope import sdk
+from rankscope.sdk.testing import capture
+
+
+def test_steps_count_from_zero_and_go_on_from_a_given_one() -> None:
+    with capture() as sent:
+        sdk.log(loss=3.0)
+        sdk.log(loss=2.0)
+        sdk.log(loss=1.0, step=10)
+        sdk.log(loss=0.5)
+    assert sent.scalar("loss") == [(0, 3.0), (1, 2.0), (10, 1.0), (11, 0.5)]
+
+
+def test_steps_may_repeat_and_go_back() -> None:
+    with capture() as sent:
+        for step in (5, 5, 3, 4):
+            sdk.log(loss=float(step), step=step)
+    assert [step for step, _ in sent.scalar("loss")] == [5, 5, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, 3.0),
+        (True, 1.0),
+        (2**70, float(2**70)),
+        (np.float32(1.5), 1.5),
+        (np.float64(1.25), 1.25),
+        (np.int64(-4), -4.0),
+        (np.bool_(True), 1.0),
+        (np.array(2.5), 2.5),
+        (Decimal("0.5"), 0.5),
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([2.5], dtype=torch.bfloat16), 2.5),
+        (torch.tensor(2.5, requires_grad=True), 2.5),
+        (torch.nn.Parameter(torch.tensor(1.0)), 1.0),
+        (math.inf, math.inf),
+        (-math.inf, -math.inf),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_every_kind(value: object, expected: float) -> None:
+    with capture() as sent:
+        sdk.log(value=value)
+    assert sent.scalar("value") == [(0, expected)]
+
+
+def test_not_a_number_is_a_value() -> None:
+    with capture() as sent:
+        sdk.log(loss=float("nan"), other=np.float32("nan"))
+    assert [math.isnan(value) for name in ("loss", "other") for _, value in sent.scalar(name)] == [True, True]
+
+
+@pytest.mark.parametrize("value", ["1.0", None, [1.0], b"1", 1j, object(), torch.zeros(2), np.zeros(3), 10**400])
+def test_what_is_no_number_is_dropped_and_counted_and_the_rest_goes_on(value: object) -> None:
+    with capture() as sent:
+        sdk.log(loss=1.0, bad=value)
+    assert sent.scalar("loss") == [(0, 1.0)]
+    assert sent.scalar("bad") == []
+    assert sent.dropped == {"not_a_number": 1}
+
+
+def test_one_warning_for_each_name(caplog: pytest.LogCaptureFixture) -> None:
+    with capture() as sent:
+        for _ in range(5):
+            sdk.log(a="x", b="x")
+    assert len([record for record in caplog.records if record.name == "rankscope"]) == 2
+    assert sent.dropped == {"not_a_number": 10}
+
+
+def test_nested_dicts_join_with_a_slash() -> None:
+    with capture() as sent:
+        nested: dict[Any, object] = {"train": {"loss": 1.0, "by": {"layer": 2}}, 7: 3}
+        sdk.log(nested, lr=0.5)
+    assert {name: points[0].value for name, points in sent.scalars.items()} == {
+        "train/loss": 1.0,
+        "train/by/layer": 2.0,
+        "7": 3.0,
+        "lr": 0.5,
+    }
+
+
+def test_a_step_that_is_no_integer_counts_as_not_given(caplog: pytest.LogCaptureFixture) -> None:
+    bad: Any = "seven"
+    with capture() as sent:
+        sdk.log(loss=1.0, step=bad)
+        sdk.log(loss=2.0, step=np.int64(4))
+        sdk.log(loss=3.0, step=2**80)
+    assert sent.scalar("loss") == [(0, 1.0), (4, 2.0), (5, 3.0)]
+    assert sent.dropped == {"bad_argument": 2}
+
+
+def test_a_second_positional_argument_is_said_and_survived() -> None:
+    log: Any = sdk.log
+    with capture() as sent:
+        log({"loss": 1.0}, 7)
+        log("nonsense")
+    assert sent.scalar("loss") == [(7, 1.0)]
+
+
+def test_names_are_bounded() -> None:
+    with capture() as sent:
+        for first in range(0, 6000, 100):
+            sdk.log({f"name{number}": 1.0 for number in range(first, first + 100)})
+        sdk.log({"x" * 300: 1.0, "": 2.0})
+    assert len(sent.scalars) == 5000
+    assert sent.dropped == {"too_many_names": 1002}
+
+
+def test_ever_new_combinations_of_names_do_not_grow_without_bound() -> None:
+    with capture() as sent:
+        for round_ in range(300):
+            sdk.log({f"n{(round_ * 7 + k * k) % 2000}": 1.0 for k in range(1000)})
+    combined = sum(len(points) for points in sent.scalars.values())
+    assert combined == sum(len({(r * 7 + k * k) % 2000 for k in range(1000)}) for r in range(300))
+
+
+def test_phases_travel_with_the_step_and_nested_ones_count_once() -> None:
+    with capture() as sent:
+        with sdk.phase("forward"):
+            time.sleep(0.01)
+            with sdk.phase("comm"):
+                time.sleep(0.02)
+        sdk.log(loss=1.0)
+        with sdk.phase("forward"):
+            pass
+        sdk.log(loss=1.0)
+    forward, comm = sent.phases["forward"], sent.phases["comm"]
+    assert [point.step for point in forward] == [0, 1]
+    assert 0.01 <= forward[0].value < 0.02 <= comm[0].value
+    assert len(comm) == 1
+
+
+def test_a_phase_that_is_open_at_log_goes_on_into_the_next_step() -> None:
+    with capture() as sent, sdk.phase("eval"):
+        time.sleep(0.005)
+        sdk.log(loss=1.0)
+        time.sleep(0.005)
+        sdk.log(loss=1.0)
+    assert [point.value >= 0.005 for point in sent.phases["eval"][:2]] == [True, True]
+
+
+def test_an_exception_ends_a_phase_and_passes() -> None:
+    with capture() as sent:
+        with pytest.raises(ValueError, match="mine"), sdk.phase("forward"):
+            raise ValueError("mine")
+        sdk.log(loss=1.0)
+    assert len(sent.phases["forward"]) == 1
+
+
+def test_batches_times_the_wait_and_keeps_length_and_items() -> None:
+    def slow() -> Any:
+        for item in range(3):
+            time.sleep(0.003)
+            yield item
+
+    with capture() as sent:
+        assert len(sdk.batches([1, 2])) == 2  # type: ignore[arg-type]
+        for item in sdk.batches(slow()):
+            sdk.log(item=item)
+    assert [value for _, value in sent.scalar("item")] == [0.0, 1.0, 2.0]
+    assert all(point.value >= 0.003 for point in sent.phases["data"][:3])
+
+
+def test_an_error_of_the_loader_is_the_users() -> None:
+    def broken() -> Any:
+        yield 1
+        raise RuntimeError("loader")
+
+    with capture(), pytest.raises(RuntimeError, match="loader"):
+        for _ in sdk.batches(broken()):
+            pass
+
+
+def test_phases_of_other_threads_do_not_count_into_the_step() -> None:
+    def checkpoint() -> None:
+        with sdk.phase("checkpoint"):
+            time.sleep(0.005)
+
+    with capture() as sent:
+        with sdk.phase("forward"):
+            thread = threading.Thread(target=checkpoint)
+            thread.start()
+            thread.join()
+        sdk.log(loss=1.0)
+    assert set(sent.phases) == {"forward"}
+
+
+def test_threads_share_a_session() -> None:
+    def work(name: str) -> None:
+        for number in range(2000):
+            sdk.log({name: float(number)})
+
+    with capture() as sent:
+        threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all([v for _, v in sent.scalar(f"t{n}")] == [float(k) for k in range(2000)] for n in range(4))
+    assert sorted(point.step for points in sent.scalars.values() for point in points) == list(range(8000))
+
+
+def test_a_signal_handler_that_logs_interrupts_nothing() -> None:
+    """A handler runs between any two instructions of a log() that it interrupts."""
+    fired = 0
+
+    def handler(_number: int, _frame: object) -> None:
+        nonlocal fired
+        fired += 1
+        sdk.log(signal=float(fired))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    with capture() as sent:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            for number in range(60_000):
+                sdk.log(loss=float(number))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert [value for _, value in sent.scalar("loss")] == [float(n) for n in range(60_000)]
+    assert sorted(value for _, value in sent.scalar("signal")) == [float(n) for n in range(1, fired + 1)]
+    assert fired > 10
+
+
+def test_an_interrupt_in_the_middle_of_log_loses_nothing_that_returned() -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def handler(_number: int, _frame: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    returned: list[float] = []
+    begun = 0.0
+    with capture() as sent:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        while begun < 40_000:
+            with contextlib.suppress(Interrupt):
+                while begun < 40_000:
+                    begun += 1.0
+                    sdk.log(loss=begun)
+                    returned.append(begun)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    values = [value for _, value in sent.scalar("loss")]
+    assert len(set(values)) == len(values)
+    assert not set(returned) - set(values)
+
+
+def test_events() -> None:
+    with capture() as sent:
+        sdk.log(loss=1.0, step=4)
+        sdk.text("note", "héllo \ud800")
+        sdk.alert("title", "text", severity="critical")
+        sdk.expect(120)
+    kinds = [(event.kind, event.step) for event in sent.events]
+    assert kinds == [("text", 4), ("alert", 4), ("expect", 4), ("goodbye", 4)]
+    assert sent.texts("note") == ["héllo ?"]
+    assert sent.events[1].fields == {"title": "title", "text": "text", "severity": "critical"}
+    assert sent.events[2].fields == {"seconds": 120.0}
+
+
+def test_something_large_travels_in_pieces() -> None:
+    from rankscope.sdk import _session
+
+    data = bytes(range(256)) * 4096  # 1 MiB
+    with capture() as sent:
+        _session.media("image", "sample", data, {"height": 2}, 7)
+        _session.media("table", "empty", b"", {})
+    pieces = [event for event in sent.events if event.kind == "media"]
+    assert b"".join(piece.data for piece in pieces[:-1]) == data
+    assert [piece.fields["last"] for piece in pieces] == [False, False, False, True, True]
+    assert pieces[0].fields["metadata"] == {"height": 2}
+    assert all(len(piece.data) <= 256 * 1024 for piece in pieces)
+    assert {piece.fields["id"] for piece in pieces} == {1, 2}
+
+
+def test_without_a_session_nothing_happens() -> None:
+    sdk.log(loss=1.0)
+    sdk.text("a", "b")
+    with sdk.phase("x"):
+        pass
+    assert list(sdk.batches([1, 2])) == [1, 2]
+    sdk.finish()
