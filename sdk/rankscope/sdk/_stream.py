@@ -79,8 +79,8 @@ class Delivery:
                 await self._supervised()
             except grpc.aio.AioRpcError as error:
                 self._failed(error)
-            except (Lost, OSError, asyncio.TimeoutError):
-                pass
+            except (Lost, OSError, asyncio.TimeoutError, asyncio.InvalidStateError):
+                pass  # the last is what gRPC raises for a write on a stream that has just ended
             self.connected = False
             backoff = BACKOFF_FIRST if self.progress > before else min(BACKOFF_MOST, backoff * 2)
             if not self.done:
