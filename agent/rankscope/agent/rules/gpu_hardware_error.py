@@ -24,7 +24,8 @@ class GpuHardwareError:
     they grow, and a warning afterwards until the driver is loaded anew.
 
     Needs `gpu_up` and what the card supports of `gpu_xid_last_timestamp_seconds`, `gpu_ecc_errors_total`,
-    `gpu_row_remap_failed`, `gpu_row_remap_pending`, `gpu_recovery_action`, `gpu_nvlink_links_up`, `gpu_pcie_link_width`.
+    `gpu_row_remap_failed`, `gpu_row_remap_pending`, `gpu_recovery_action`, `gpu_nvlink_links_up` and
+    `gpu_pcie_link_width`.
 
     Defaults: the tiers and the window of nvidia_gpu_exporter's alert rules, and NVIDIA's criterion for returning a card
     (a failed row remap).
@@ -52,9 +53,15 @@ class GpuHardwareError:
         if action:
             asks = _ACTIONS.get(action, f"recovery {action}")
             yield self._finding(
-                card, "recovery", now, f"{card.name}: the driver asks for {asks}", action, "the driver found a fault",
-                f"gpu_recovery_action is {action}", f"drain the node, then do what it asks: {asks}",
-            )  # fmt: skip
+                card,
+                "recovery",
+                now,
+                f"{card.name}: the driver asks for {asks}",
+                action,
+                "the driver found a fault",
+                f"gpu_recovery_action is {action}",
+                f"drain the node, then do what it asks: {asks}",
+            )
 
     def _xids(self, card: Card, now: float) -> Iterator[Finding]:
         for (code,), when in card.labels("gpu_xid_last_timestamp_seconds"):
@@ -63,55 +70,101 @@ class GpuHardwareError:
                 continue
             means = meaning(number)
             yield self._finding(
-                card, "xid", when, f"{card.name}: XID {code}, {means.text}", number, means.text,
-                f"the driver reported XID {code} {max(0.0, now - when):.0f} s ago", means.fix,
-                severity="critical" if number in self.critical else "warning", xid=code,
-            )  # fmt: skip
+                card,
+                "xid",
+                when,
+                f"{card.name}: XID {code}, {means.text}",
+                number,
+                means.text,
+                f"the driver reported XID {code} {max(0.0, now - when):.0f} s ago",
+                means.fix,
+                severity="critical" if number in self.critical else "warning",
+                xid=code,
+            )
 
     def _memory(self, card: Card, now: float) -> Iterator[Finding]:
         errors = card.last("gpu_ecc_errors_total", "uncorrected") or 0.0
         grown = card.growth(self.window, "gpu_ecc_errors_total", "uncorrected")
         if errors:
             yield self._finding(
-                card, "ecc", now, f"{card.name}: {errors:.0f} uncorrectable memory errors since the driver was loaded",
-                errors, "a memory cell is failing", f"{grown:.0f} of them in the last {self.window / 60:.0f} min",
+                card,
+                "ecc",
+                now,
+                f"{card.name}: {errors:.0f} uncorrectable memory errors since the driver was loaded",
+                errors,
+                "a memory cell is failing",
+                f"{grown:.0f} of them in the last {self.window / 60:.0f} min",
                 "reset the GPU so that the row is remapped; have the card replaced if they come back",
                 severity="critical" if grown else "warning",
-            )  # fmt: skip
+            )
         if card.last("gpu_row_remap_failed"):
             yield self._finding(
-                card, "row_remap", now, f"{card.name}: a memory row could not be remapped", 1, "no spare rows are left",
-                "gpu_row_remap_failed is 1", "have the card replaced: this is NVIDIA's criterion for it",
-            )  # fmt: skip
+                card,
+                "row_remap",
+                now,
+                f"{card.name}: a memory row could not be remapped",
+                1,
+                "no spare rows are left",
+                "gpu_row_remap_failed is 1",
+                "have the card replaced: this is NVIDIA's criterion for it",
+            )
         elif card.last("gpu_row_remap_pending"):
             yield self._finding(
-                card, "row_remap", now, f"{card.name}: a row remap waits for a reset", 1, "a memory cell failed",
-                "gpu_row_remap_pending is 1", "reset the GPU when the run is over", severity="warning",
-            )  # fmt: skip
+                card,
+                "row_remap",
+                now,
+                f"{card.name}: a row remap waits for a reset",
+                1,
+                "a memory cell failed",
+                "gpu_row_remap_pending is 1",
+                "reset the GPU when the run is over",
+                severity="warning",
+            )
 
     def _links(self, card: Card, now: float) -> Iterator[Finding]:
         links = card.series("gpu_nvlink_links_up")
         if links is not None and links.last < links.value.max():
             down = links.value.max() - links.last
             yield self._finding(
-                card, "nvlink", now, f"{card.name}: {down:.0f} of {links.value.max():.0f} NVLinks went down", down,
-                "a link, the switch or the card at its other end failed", "they were up when the agent started",
+                card,
+                "nvlink",
+                now,
+                f"{card.name}: {down:.0f} of {links.value.max():.0f} NVLinks went down",
+                down,
+                "a link, the switch or the card at its other end failed",
+                "they were up when the agent started",
                 "check the fabric manager's log and the other end; collectives go on slower, or hang",
-            )  # fmt: skip
+            )
         width, most = card.last("gpu_pcie_link_width"), card.last("gpu_pcie_link_width_max")
         busy = card.recent(60.0, "gpu_utilization_ratio")
         narrow = card.recent(60.0, "gpu_pcie_link_width")
         if width and most and narrow is not None and narrow.max() < most and busy is not None and busy.mean() > 0.1:
             yield self._finding(
-                card, "pcie", now, f"{card.name}: its PCIe link runs {width:.0f} of {most:.0f} lanes wide", width,
-                "a lane failed, or the card sits badly or in a narrow slot", f"x{width:.0f} of x{most:.0f} under load",
-                "reseat the card or the riser; check the slot's wiring in the board's manual", severity="warning",
-            )  # fmt: skip
+                card,
+                "pcie",
+                now,
+                f"{card.name}: its PCIe link runs {width:.0f} of {most:.0f} lanes wide",
+                width,
+                "a lane failed, or the card sits badly or in a narrow slot",
+                f"x{width:.0f} of x{most:.0f} under load",
+                "reseat the card or the riser; check the slot's wiring in the board's manual",
+                severity="warning",
+            )
 
     def _finding(
-        self, card: Card, problem: str, time: float, summary: str, value: float, cause: str, evidence: str, fix: str,
-        *, severity: Severity | None = None, xid: str = "",
-    ) -> Finding:  # fmt: skip
+        self,
+        card: Card,
+        problem: str,
+        time: float,
+        summary: str,
+        value: float,
+        cause: str,
+        evidence: str,
+        fix: str,
+        *,
+        severity: Severity | None = None,
+        xid: str = "",
+    ) -> Finding:
         labels = {"problem": problem, **({"xid": xid} if xid else {})}
         causes = (Cause(cause, evidence, fix),)
         return Finding(summary, time=time, value=value, gpu=card.gpu, severity=severity, causes=causes, labels=labels)

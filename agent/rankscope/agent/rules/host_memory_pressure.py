@@ -1,0 +1,127 @@
+"""The host's memory, a limit on it, or /dev/shm is nearly full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
+from rankscope.agent.rules._filling import filling, gigabytes, minutes
+from rankscope.agent.runs.series import Series
+from rankscope.agent.runs.state import Node, Run
+
+FRESH = 60.0  # seconds
+_WORKERS = "fewer DataLoader workers or a smaller prefetch_factor; do not hold the data set in each worker"
+
+
+@dataclass(eq=False)
+class HostMemoryPressure:
+    """Host memory is short: little is available, or none soon, or tasks wait for it, or a rank is near its limit.
+
+    Fires when less than `available` of the memory is left, when at its present use there will be none within `horizon`,
+    when all tasks waited for memory for `stalled` of the last minute, when a rank's cgroup is at `limit` of its own
+    limit, or when /dev/shm, over which DataLoader workers hand their batches, is full to `shm`.
+
+    Needs `system_memory_available_bytes`.
+
+    Defaults: the kernel reclaims in earnest below 5 %; 10 % of full stalls is where systemd-oomd's users set its limit.
+    """
+
+    scope: ClassVar[Literal["run", "node"]] = "node"
+    needs: ClassVar[tuple[str, ...]] = ("system_memory_available_bytes",)
+    severity: Severity = "warning"
+    for_: Span = field(default_factory=lambda: Span(seconds=10.0))
+    available: float = 0.05
+    horizon: Seconds = 600.0
+    window: Seconds = 300.0
+    stalled: float = 0.1
+    limit: float = 0.95
+    shm: float = 0.9
+
+    def check(self, node: Node, run: Run | None, now: float) -> Verdict:
+        left = _fresh(node, now, "system_memory_available_bytes")
+        if left is None:
+            return Incomplete("the host's memory is not sampled")
+        return (*self._memory(node, left, now), *self._limits(node, now), *self._shm(node, now))
+
+    def _memory(self, node: Node, left: Series, now: float) -> Iterator[Finding]:
+        size = _fresh(node, now, "system_memory_size_bytes")
+        share = left.last / size.last if size is not None and size.last else 1.0
+        start = int(np.searchsorted(left.time, now - self.window))
+        long_enough = left.time[0] <= now - 0.9 * self.window
+        trend = filling(left.time[start:], -left.value[start:], 0.0) if long_enough else None
+        waited = self._waited(node, now)
+        if share < self.available:
+            how = f"{share:.1%} of the memory is available, {gigabytes(left.last)}"
+        elif trend is not None and trend.seconds <= self.horizon:
+            pace = f"{gigabytes(60 * trend.rate)}/min"
+            how = f"{gigabytes(left.last)} are available, at {pace} none in {minutes(trend.seconds)}"
+        elif waited >= self.stalled:
+            how = f"all tasks waited for memory for {waited:.0%} of the last minute"
+        else:
+            return
+        grave: Severity | None = "critical" if share < self.available / 2.5 else None
+        causes = (Cause("the processes need more than there is", _largest(node), _WORKERS),)
+        yield Finding(
+            f"host memory: {how}", time=now, value=share, severity=grave, causes=causes, labels={"memory": "host"}
+        )
+
+    def _waited(self, node: Node, now: float) -> float:
+        series = _fresh(node, now, "system_pressure_seconds_total", "memory", "full")
+        if series is None or series.time[0] > now - 55.0:
+            return 0.0
+        start = int(np.searchsorted(series.time, now - 60.0))
+        span = float(series.time[-1] - series.time[start])
+        return float(series.value[-1] - series.value[start]) / span if span > 0 else 0.0
+
+    def _limits(self, node: Node, now: float) -> Iterator[Finding]:
+        for labels, series in node.windows("rank_memory_limit_used_bytes"):
+            limit = _fresh(node, now, "rank_memory_limit_bytes", *labels)
+            if limit is None or not len(series) or not limit.last or series.last < self.limit * limit.last:
+                continue
+            run, rank = labels
+            share = series.last / limit.last
+            yield Finding(
+                f"rank {rank} of {run}: {share:.0%} of its cgroup's memory limit of {gigabytes(limit.last)} is used",
+                time=now,
+                value=share,
+                causes=(Cause("the kernel kills a process of this group next", "memory.current", _WORKERS),),
+                labels={"memory": "limit"},
+                rank=int(rank) if rank.isdigit() else None,
+            )
+
+    def _shm(self, node: Node, now: float) -> Iterator[Finding]:
+        used, size = _fresh(node, now, "system_shm_used_bytes"), _fresh(node, now, "system_shm_size_bytes")
+        if used is None or size is None or not size.last or used.last < self.shm * size.last:
+            return
+        share = used.last / size.last
+        yield Finding(
+            f"/dev/shm: {share:.0%} of {gigabytes(size.last)} are used",
+            time=now,
+            value=share,
+            causes=(
+                Cause(
+                    "DataLoader workers hand their batches over /dev/shm and die of SIGBUS when it is full",
+                    f"{gigabytes(size.last - used.last)} are left",
+                    "run the container with --shm-size or --ipc=host; remove what dead processes left in /dev/shm",
+                ),
+            ),
+            labels={"memory": "shm"},
+        )
+
+
+def _fresh(node: Node, now: float, metric: str, *labels: str) -> Series | None:
+    series = node.window(metric, *labels)
+    return series if series is not None and len(series) and now - series.time[-1] <= FRESH else None
+
+
+def _largest(node: Node) -> str:
+    """Name the rank that holds most."""
+    held = node.latest("rank_resident_memory_bytes")
+    if not held:
+        return "no rank's processes are known"
+    (run, rank), most = max(held.items(), key=lambda each: each[1])
+    return f"rank {rank} of {run} holds most: {gigabytes(most)}, its workers included"
