@@ -52,6 +52,7 @@ class _Evaluations(Fold[Overfitting]):
         self.steps: list[int] = []
         self.values: list[float] = []
         self.best = 0  # index
+        self.start: float | None = None  # training loss at the first evaluation
 
     def back(self, step: int, place: Place) -> None:
         while self.steps and self.steps[-1] >= step:
@@ -63,6 +64,8 @@ class _Evaluations(Fold[Overfitting]):
     def take(self, rule: Overfitting, step: int, time: float, value: float, place: Place) -> None:
         if not math.isfinite(value):
             return
+        if self.start is None:
+            self.start = _start(place)
         self.steps.append(step)
         self.values.append(value)
         if len(self.values) > MOST:
@@ -87,6 +90,8 @@ class _Evaluations(Fold[Overfitting]):
             return
         here = place.around(step, time)
         train = _training(here, self.steps[self.best], step)
+        if train is not None and self.start is not None and train[1] > self.start - 0.02 * abs(self.start):
+            return  # what has learned nothing has learned nothing by heart
         if train is not None and train[1] > train[0] + 0.1 * (newest - lowest) + 0.02 * abs(train[0]):
             return
         best = self.steps[self.best]
@@ -107,6 +112,16 @@ def rising(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
     score = float(np.sign(values[None, :] - values[:, None])[np.triu_indices(n, 1)].sum())
     deviation = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     return (score - math.copysign(1, score)) / deviation if score else 0.0
+
+
+def _start(place: Place) -> float | None:
+    """Return the training loss at the start, or None where it is not known."""
+    series = place.rank.role("loss")
+    if series is None or len(series) < 5 or series.count > len(series):
+        return None
+    first = series.value[:5]
+    first = first[np.isfinite(first)]
+    return float(np.median(first)) if len(first) else None
 
 
 def _training(here: Around, best: int, step: int) -> tuple[float, float] | None:

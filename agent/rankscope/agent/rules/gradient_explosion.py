@@ -1,0 +1,119 @@
+"""The gradient norm grows out of all proportion, and not for one step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from rankscope.agent.model import Cause, Severity, Span, Verdict
+from rankscope.agent.rules._causes import gradients, hardware, learning_rate
+from rankscope.agent.rules._causes.around import Around, figure
+from rankscope.agent.rules._fold import Fold, Place, fold_ranks
+from rankscope.agent.rules._spread import Spread
+from rankscope.agent.runs.state import Node, Run
+
+
+@dataclass(eq=False)
+class GradientExplosion:
+    """The gradient norm is many times what it was, or not finite, at several steps in a row.
+
+    Fires at `times` the median of the last `window` norms, and above the largest of them, at `several` of the last 5
+    points; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
+    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. A norm that grows
+    slowly over a run, as they do, moves its median along.
+
+    Needs `grad_norm`, 20 points of it; uses `loss` and `lr`.
+
+    Defaults: FIELD proposes 10 times the running median; AUTOTRAINER 70 times between first and last layer. `times` 10,
+    `window` 128, `several` 3, `endless` 8: a loss scaler that starts at 65,536 and halves needs more only where scaling
+    has failed.
+    """
+
+    scope: ClassVar[Literal["run", "node"]] = "run"
+    needs: ClassVar[tuple[str, ...]] = ("grad_norm",)
+    severity: Severity = "warning"
+    for_: Span = field(default_factory=Span)
+    times: float = 10.0
+    window: int = 128
+    several: int = 3  # of the last 5 points
+    endless: int = 8  # points in a row that are not finite
+
+    def check(self, node: Node, run: Run | None, now: float) -> Verdict:
+        return fold_ranks(self, node, run, now, "grad_norm", lambda: _Norms(self.window))
+
+
+LEAST = 20
+CALM = 5  # usual norms in a row that end it
+
+
+class _Norms(Fold[GradientExplosion]):
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.lacks = f"fewer than {LEAST} gradient norms were logged"
+        self.usual = Spread(window)
+        self.waiting: list[float] = []  # large norms that are not yet called usual
+        self.large = [False] * 5
+        self.endless = 0
+        self.calm = 0
+
+    def back(self, step: int, place: Place) -> None:
+        self.waiting.clear()
+        self.large = [False] * 5
+        self.endless = 0
+        self.episodes.end(place.now)
+
+    def take(self, rule: GradientExplosion, step: int, time: float, value: float, place: Place) -> None:
+        if not math.isfinite(value):
+            self.endless += 1
+            self.calm = 0
+            if self.endless == rule.endless and self.episodes.current is None:
+                self.lacks = None
+                self._begin(f"gradient norm is not finite at {self.endless} points in a row", step, time, value, place)
+            return
+        self.endless = 0
+        usual = self.usual
+        if len(usual) < LEAST:
+            usual.add(value)
+            return
+        self.lacks = None
+        large = value > rule.times * usual.median and value > usual.high and value > 0
+        if self.episodes.current is not None:
+            self.calm = 0 if large else self.calm + 1
+            if not large:
+                usual.add(value)
+            if self.calm >= CALM:
+                self.episodes.end(place.now)
+            return
+        self.large = [*self.large[1:], large]
+        if sum(self.large) >= rule.several:
+            before = usual.median
+            self.waiting.clear()
+            self.large = [False] * 5
+            times = f", {value / before:.0f} times its median" if before > 0 else ""
+            self._begin(f"gradient norm went from {figure(before)} to {figure(value)}{times}", step, time, value, place)
+        elif large:
+            self.waiting.append(value)
+        else:
+            if self.waiting and not any(self.large):
+                for waiting in self.waiting:
+                    usual.add(waiting)
+                self.waiting.clear()
+            usual.add(value)
+
+    def _begin(self, summary: str, step: int, time: float, value: float, place: Place) -> None:
+        self.calm = 0
+        here = place.around(step, time)
+        causes = (hardware.fault(here), learning_rate.too_large(here), _unclipped(here), gradients.exploding(here))
+        self.episodes.begin(place.finding(summary, step, time, value, causes))
+
+
+def _unclipped(here: Around) -> Cause | None:
+    """Gradients are not clipped. Contradicted by a configuration that clips."""
+    clip = here.setting("clip", "max_grad_norm")
+    if clip is not None and clip[1]:
+        return None
+    usual = here.usual("grad_norm")
+    evidence = f"{clip[0]} is {clip[1]}" if clip is not None else "the configuration names no clipping"
+    fix = f"clip the gradient norm, to about {figure(2 * usual)} for example" if usual else "clip the gradient norm"
+    return Cause("gradients are not clipped", evidence, fix)

@@ -1,0 +1,178 @@
+"""One rank is slower than the others, and they wait for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from rankscope.agent.model import Cause, Finding, Incomplete, Severity, Span, Verdict
+from rankscope.agent.rules._causes import slow
+from rankscope.agent.rules._causes.around import Around, figure
+from rankscope.agent.rules._episodes import Episodes
+from rankscope.agent.rules._phases import phase
+from rankscope.agent.runs.series import Series
+from rankscope.agent.runs.state import Node, Rank, Run
+
+
+@dataclass(eq=False)
+class Straggler:
+    """One rank takes longer for its own part of the steps than the others do, steadily or again and again.
+
+    In data-parallel training the steps of all ranks take equally long, because the fast ones wait inside of the backward
+    pass. So what counts is the part that a rank does alone: its own step seconds where the run logs them, else data and
+    forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of the others;
+    or when it is `burst` times as slow in the share `often` of them, and no other rank in more than a third of that.
+
+    Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be told
+    from a faster other, so `ratio` counts twice).
+
+    Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of the step.
+    `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
+    """
+
+    scope: ClassVar[Literal["run", "node"]] = "run"
+    needs: ClassVar[tuple[str, ...]] = ("rank_step_seconds", "data_seconds", "forward_seconds")
+    severity: Severity = "warning"
+    for_: Span = field(default_factory=Span)
+    ratio: float = 1.25
+    burst: float = 1.5
+    often: float = 0.2
+    steps: int = 30
+
+    def check(self, node: Node, run: Run | None, now: float) -> Verdict:
+        assert run is not None
+        if len(run.ranks) < 2:
+            return Incomplete("the run has one rank here")
+        own = {number: found for number, rank in run.ranks.items() if (found := _own(rank))}
+        if len(own) < 2:
+            return Incomplete("the ranks' own part of the steps is not measured")
+        first = run.ranks[min(run.ranks)]
+        memory = first.memory(self, lambda: _Steps(self.steps))
+        memory.read(self, own, node, run, now)
+        if len(memory.rows) < self.steps:
+            return Incomplete(f"fewer than {self.steps} steps of all ranks")
+        return memory.tell(now)
+
+
+def _own(rank: Rank) -> tuple[Series, ...]:
+    """Return the series whose sum is what a rank does alone; empty where it is not measured."""
+    logged = rank.role("rank_step_seconds")
+    if logged is not None:
+        return (logged,)
+    data, forward = phase(rank, "data"), phase(rank, "forward")
+    if forward is None:
+        return ()
+    return (data, forward) if data is not None else (forward,)
+
+
+class _Steps:
+    """Seconds of all ranks at the newest steps that all of them have finished."""
+
+    def __init__(self, steps: int) -> None:
+        self.rows: deque[list[float]] = deque(maxlen=steps)
+        self.ranks: list[int] = []
+        self.step = -1
+        self.episodes: dict[int, Episodes] = {}
+
+    def read(self, rule: Straggler, own: dict[int, tuple[Series, ...]], node: Node, run: Run, now: float) -> None:
+        ranks = sorted(own)
+        if ranks != self.ranks:
+            self.rows.clear()
+            self.ranks = ranks
+        newest = min(int(parts[-1].step[-1]) for parts in own.values())
+        if newest < self.step:  # the run went back
+            self.step = newest - 1
+        if newest == self.step:
+            return
+        table = [_by_step(own[number], self.step) for number in ranks]
+        for step in sorted(set(table[0]).intersection(*table[1:])):
+            self.rows.append([seconds[step] for seconds in table])
+            self.step = step
+            if len(self.rows) >= rule.steps:
+                self._judge(rule, step, node, run, now)
+
+    def _judge(self, rule: Straggler, step: int, node: Node, run: Run, now: float) -> None:
+        rows = np.array(self.rows)
+        columns = rows.shape[1]
+        ratio = rule.ratio if columns > 2 else 1 + 2 * (rule.ratio - 1)
+        others = np.median(rows, axis=1) if columns > 2 else rows.min(axis=1)
+        relative = rows / np.maximum(others, 1e-9)[:, None]
+        medians = np.median(relative, axis=0)
+        bursts = np.mean(relative > rule.burst, axis=0)
+        worst = int(np.argmax(medians)) if medians.max() > ratio else int(np.argmax(bursts))
+        rest = np.delete(bursts, worst).max()
+        slow_now = medians[worst] > ratio and medians[worst] - np.median(np.delete(medians, worst)) > ratio - 1
+        often = columns > 2 and bursts[worst] > rule.often and rest < bursts[worst] / 3
+        for place, number in enumerate(self.ranks):
+            episodes = self.episodes.setdefault(number, Episodes())
+            if place == worst and (slow_now or often):
+                if episodes.current is None:
+                    here = rows[:, place]
+                    finding = _finding(
+                        node, run, number, step, float(medians[place]), float(bursts[place]), here, others
+                    )
+                    episodes.begin(finding)
+            elif (
+                episodes.current is not None and medians[place] < 1 + (ratio - 1) / 2 and bursts[place] < rule.often / 2
+            ):
+                episodes.end(now)
+
+    def tell(self, now: float) -> Verdict:
+        return tuple(finding for episodes in self.episodes.values() for finding in episodes.tell(now))
+
+
+def _by_step(parts: tuple[Series, ...], after: int) -> dict[int, float]:
+    """Return the seconds of each step after one, summed over the parts."""
+    tables: list[dict[int, float]] = []
+    for series in parts:
+        start = int(np.searchsorted(series.step, after, side="right"))
+        tables.append(dict(zip(series.step[start:].tolist(), series.value[start:].tolist(), strict=True)))
+    common = set(tables[0]).intersection(*tables[1:])
+    return {step: sum(table[step] for table in tables) for step in common}
+
+
+def _finding(
+    node: Node,
+    run: Run,
+    number: int,
+    step: int,
+    median: float,
+    burst: float,
+    own: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    others: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> Finding:
+    rank = run.ranks[number]
+    time = float(rank.last_step_time)
+    here = Around(node, run, rank, step, time)
+    how = f"{median:.1f} times as long as the others" if median > 1.1 else f"much longer in {burst:.0%} of the steps"
+    seconds = f"{figure(float(np.median(own)))} s against {figure(float(np.median(others)))} s"
+    evidence = f"rank {number} takes {seconds} in the median of {len(own)} steps"
+    causes: list[Cause | None] = [slow.throttling(here)]
+    loading = slow.data_loading(here)
+    causes.append(loading)
+    causes.append(
+        Cause(
+            f"the machine or the GPU of rank {number} is slower",
+            evidence + (f", on {rank.info.hostname}" if rank.info.hostname else ""),
+            "compare clocks, PCIe and NVLink width, and what else runs there; swap the node to be sure",
+        )
+    )
+    if loading is None:
+        causes.append(
+            Cause(
+                f"rank {number} gets more work",
+                evidence,
+                "balance sequence lengths and shards over the ranks; check that no rank alone logs, saves or evaluates",
+            )
+        )
+    return Finding(
+        f"rank {number} takes {how}: {seconds}",
+        step,
+        time,
+        median,
+        number,
+        causes=tuple(cause for cause in causes if cause is not None),
+    )

@@ -1,0 +1,171 @@
+"""A run that should make steps makes none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
+from rankscope.agent.rules._causes import hardware
+from rankscope.agent.rules._causes.around import Around, names
+from rankscope.agent.rules._ranks import each_rank
+from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.state import Node, Rank, Run
+
+
+@dataclass(eq=False)
+class TrainingStalled:
+    """No step has ended for far longer than any step before took, and the rank has not said that it would.
+
+    The limit is `factor` times the longest interval between the last 512 steps, which holds the evaluations and checkpoints among them, and at
+    least `least`. While the rank says that it evaluates or saves (`phase()`), or until what it announced by
+    `expect()`, the limit is at least `announced`. Before the first steps there is nothing to compare with: `first`.
+    A rank that has ended is another rule's matter.
+
+    Needs the time of steps. Uses heartbeats, phases and the GPUs' utilisation and power.
+
+    Defaults: NVRx waits 5 times the longest interval seen; NCCL gives up after 10 minutes; SageMaker takes 30 minutes, and 20
+    for the first step. `factor` 5, `least` 60 s, `first` 20 min, `announced` 30 min. Severity critical.
+    """
+
+    scope: ClassVar[Literal["run", "node"]] = "run"
+    needs: ClassVar[tuple[str, ...]] = ("step",)
+    severity: Severity = "critical"
+    for_: Span = field(default_factory=Span)
+    factor: float = 5.0
+    least: Seconds = 60.0
+    first: Seconds = 1200.0
+    announced: Seconds = 1800.0
+
+    def check(self, node: Node, run: Run | None, now: float) -> Verdict:
+        assert run is not None
+        limits = {number: self._limit(rank) for number, rank in run.ranks.items()}
+
+        def judge(rank: Rank) -> tuple[Finding, ...] | Incomplete:
+            if rank.state(now) in ("finished", "failed"):
+                return ()
+            since = rank.last_step_time if rank.step is not None else run.started
+            if math.isnan(since) or math.isnan(now):
+                return Incomplete("the record has no clock")
+            limit, still = limits[rank.info.key.rank], now - since
+            if still <= limit or now <= rank.expect_until:
+                return ()
+            step = rank.step if rank.step is not None else 0
+            summary = f"no step for {duration(still)}: the longest before took {duration(limit / self.factor)}"
+            if len(rank.step_seconds) < WARM:
+                summary = f"no step for {duration(still)} since the start"
+            here = Around(node, run, rank, step, since)
+            return (Finding(summary, step, now, still, rank.info.key.rank, causes=_causes(here, now)),)
+
+        return each_rank(run.ranks.values(), judge)
+
+    def _limit(self, rank: Rank) -> float:
+        ends = rank.step_seconds.time[-512:]  # of steps, or of every k-th where only that is logged
+        if len(ends) < WARM:
+            limit = self.first
+        else:
+            limit = max(self.least, self.factor * float(np.max(np.diff(ends))))
+        heartbeat = rank.heartbeat
+        if heartbeat is not None and heartbeat.phase in ("eval", "checkpoint"):
+            limit = max(limit, self.announced)
+        return limit
+
+
+WARM = 6  # ends of steps before their intervals are compared with
+
+
+def _causes(here: Around, now: float) -> tuple[Cause, ...]:
+    found = [hardware.fault(here), _others(here, now), _spinning(here, now), _phase(here), _idle(here)]
+    return tuple(cause for cause in found if cause is not None)
+
+
+def _others(here: Around, now: float) -> Cause | None:
+    """One rank is behind: the others wait for it in a collective."""
+    if here.run is None or len(here.run.ranks) < 2:
+        return None
+    steps = {number: rank.step or 0 for number, rank in here.run.ranks.items()}
+    lowest, highest = min(steps.values()), max(steps.values())
+    ended = sorted(n for n, rank in here.run.ranks.items() if rank.state(now) in ("failed", "finished"))
+    fix = (
+        "look at its stacks (rankscope stacks) and at the end of its log; the ranks that wait show only the collective"
+    )
+    if ended:
+        return Cause("a rank has ended and the others wait for it", f"{names(ended)} ended", fix)
+    if lowest == highest:
+        return None
+    behind = sorted(n for n, step in steps.items() if step == lowest)
+    if len(behind) > len(steps) / 2:
+        return None
+    return Cause(
+        "the others wait for one rank", f"{names(behind)} stands at step {lowest}, the others at {highest}", fix
+    )
+
+
+def _spinning(here: Around, now: float) -> Cause | None:
+    """The GPU spins in a collective. Contradicted by a GPU that is idle."""
+    busy = _utilization(here, now)
+    if busy is None or busy < 0.9:
+        return None
+    evidence = f"the GPU is busy {busy:.0%} of the time and no step ends"
+    device = Devices(here.node).of(here.rank)
+    if device is not None:
+        power = here.node.window("gpu_power_watts", device.gpu, device.uuid)
+        limit = here.node.window("gpu_power_limit_watts", device.gpu, device.uuid)
+        if power is not None and limit is not None and len(power) and len(limit):
+            draw = float(np.median(power.value[-10:]))
+            if draw > 0.5 * limit.last:
+                return None
+            evidence += f", at {draw:.0f} of {limit.last:.0f} W"
+    return Cause(
+        "a collective waits for a rank that does not come",
+        evidence,
+        "look at the stacks of all ranks (rankscope stacks): the one outside of the collective is the culprit; set TORCH_NCCL_TRACE_BUFFER_SIZE=2000",
+    )
+
+
+def _idle(here: Around) -> Cause | None:
+    """The rank waits on the host: data, storage, a lock. Contradicted by a busy GPU."""
+    busy = _utilization(here, here.time + 1)
+    if busy is not None and busy >= 0.5:
+        return None
+    evidence = "the GPU is idle" if busy is not None else "the step ended and no other one did since"
+    return Cause(
+        "the process waits on the host: for data, storage, a lock or the network",
+        evidence,
+        "look at its stacks (rankscope stacks); check the loader's workers and the file system",
+    )
+
+
+def _phase(here: Around) -> Cause | None:
+    heartbeat = here.rank.heartbeat
+    if heartbeat is None or not heartbeat.phase:
+        return None
+    return Cause(
+        f"the rank is stuck in {heartbeat.phase}",
+        f"its last sign of life came from the phase {heartbeat.phase} of step {heartbeat.step}",
+        f"look at what {heartbeat.phase} does there (rankscope stacks)",
+    )
+
+
+def _utilization(here: Around, now: float) -> float | None:
+    """Return the GPU's utilisation since the last step, 0 to 1, or None where it is not known."""
+    device = Devices(here.node).of(here.rank)
+    series = here.rank.role("gpu_utilization")
+    if device is not None:
+        series = here.node.window("gpu_utilization_ratio", device.gpu, device.uuid) or series
+    if series is None:
+        return None
+    recent = series.value[series.time > here.time][-10:]
+    if not len(recent):
+        return None
+    return float(np.mean(recent)) / (100 if float(series.value.max()) > 1 else 1)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `45 s`, `12 min`, `3.2 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
