@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rankscope.agent.model import Batch, Block, Event, Finding, Metric, RankInfo, RankKey, Sample, Verdict
 from rankscope.agent.runs.state import Node, Rank, Run
 
+Key: TypeAlias = "tuple[str, ...]"
+"""A metric's name and its label values."""
+
 UUID = "GPU-0"
 GPU = ("0", UUID)
 
 
-def samples(values: Mapping[tuple[str, ...], float]) -> list[Sample]:
+def samples(values: Mapping[Any, float]) -> list[Sample]:
     """Make samples of `(metric, label value, …)`: only their names and label values matter to rules."""
     names = {
         "gpu_info": ("gpu", "uuid"),
@@ -46,7 +50,7 @@ class Machine:
     def live(
         self,
         seconds: int,
-        values: Callable[[float], Mapping[tuple[str, ...], float]],
+        values: Callable[[float], Mapping[Any, float]],
         steps_per_second: int = 0,
         every: float = 1.0,
         sampler: str = "gpu",

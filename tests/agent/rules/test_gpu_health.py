@@ -9,7 +9,7 @@ from rankscope.agent.rules.agent_blind import AgentBlind
 from rankscope.agent.rules.gpu_hardware_error import GpuHardwareError
 from rankscope.agent.rules.gpu_hot import GpuHot
 from rankscope.agent.rules.gpu_throttled import GpuThrottled
-from tests.agent.rules.machine import GPU, Machine, findings
+from tests.agent.rules.machine import GPU, Key, Machine, findings
 
 
 def hardware(machine: Machine) -> list[tuple[str, str | None]]:
@@ -17,7 +17,7 @@ def hardware(machine: Machine) -> list[tuple[str, str | None]]:
     return [(finding.labels["problem"], finding.severity) for finding in found]
 
 
-HEALTHY = {
+HEALTHY: dict[Key, float] = {
     ("gpu_ecc_errors_total", *GPU, "uncorrected"): 0.0,
     ("gpu_row_remap_failed", *GPU): 0.0,
     ("gpu_row_remap_pending", *GPU): 0.0,
@@ -56,7 +56,7 @@ def test_an_xid_is_over_after_its_window() -> None:
 
 
 def test_memory_errors_are_critical_while_they_grow_and_a_warning_after() -> None:
-    errors = ("gpu_ecc_errors_total", *GPU, "uncorrected")
+    errors: Key = ("gpu_ecc_errors_total", *GPU, "uncorrected")
     machine = Machine().live(100, lambda t: {**HEALTHY, errors: 3.0 if t >= 50 else 0.0})
     assert hardware(machine) == [("ecc", "critical")]
     assert hardware(machine.live(650, lambda _: {**HEALTHY, errors: 3.0})) == [("ecc", "warning")]
@@ -71,18 +71,18 @@ def test_memory_errors_are_critical_while_they_grow_and_a_warning_after() -> Non
         ({("gpu_pcie_link_width", *GPU): 4.0}, ("pcie", "warning")),
     ],
 )
-def test_other_faults(changed: dict[tuple[str, ...], float], expected: tuple[str, str | None]) -> None:
+def test_other_faults(changed: dict[Key, float], expected: tuple[str, str | None]) -> None:
     assert hardware(Machine().live(100, lambda _: {**HEALTHY, **changed})) == [expected]
 
 
 def test_an_nvlink_that_went_down_is_told_and_one_that_never_was_up_is_not() -> None:
-    links = ("gpu_nvlink_links_up", *GPU)
+    links: Key = ("gpu_nvlink_links_up", *GPU)
     assert hardware(Machine().live(50, lambda t: {**HEALTHY, links: 18.0 if t < 25 else 17.0})) == [("nvlink", None)]
     assert hardware(Machine().live(50, lambda _: {**HEALTHY, links: 12.0})) == []
 
 
 def test_an_idle_cards_narrow_link_saves_power() -> None:
-    idle = {**HEALTHY, ("gpu_pcie_link_width", *GPU): 4.0, ("gpu_utilization_ratio", *GPU): 0.0}
+    idle: dict[Key, float] = {**HEALTHY, ("gpu_pcie_link_width", *GPU): 4.0, ("gpu_utilization_ratio", *GPU): 0.0}
     assert hardware(Machine().live(100, lambda _: idle)) == []
 
 
@@ -97,8 +97,8 @@ def throttled(machine: Machine, **fields: object) -> list[tuple[str, float]]:
 
 
 def test_clocks_that_heat_cuts_are_told_with_their_share_of_the_time() -> None:
-    seconds = ("gpu_throttle_seconds_total", *GPU, "hw_thermal")
-    clocks = {("gpu_clock_hertz", *GPU, "sm"): 1.2e9, ("gpu_clock_max_hertz", *GPU, "sm"): 1.98e9}
+    seconds: Key = ("gpu_throttle_seconds_total", *GPU, "hw_thermal")
+    clocks: dict[Key, float] = {("gpu_clock_hertz", *GPU, "sm"): 1.2e9, ("gpu_clock_max_hertz", *GPU, "sm"): 1.98e9}
     machine = Machine().live(320, lambda t: {**clocks, seconds: 0.8 * t})
     assert throttled(machine) == [("hw_thermal", 0.8)]
     (finding,) = findings(GpuThrottled().check(machine.node, None, machine.now))
@@ -106,13 +106,16 @@ def test_clocks_that_heat_cuts_are_told_with_their_share_of_the_time() -> None:
 
 
 def test_older_cards_are_judged_by_what_the_sampler_saw() -> None:
-    active = ("gpu_throttle_active", *GPU, "hw_power_brake")
+    active: Key = ("gpu_throttle_active", *GPU, "hw_power_brake")
     assert throttled(Machine().live(320, lambda t: {active: float(t % 3 != 0)})) == [("hw_power_brake", 0.67)]
 
 
 def test_short_cuts_and_the_power_limit_are_no_matter() -> None:
-    values = {("gpu_throttle_active", *GPU, "sw_power_cap"): 1.0, ("gpu_throttle_active", *GPU, "sw_thermal"): 1.0}
-    hot = ("gpu_throttle_active", *GPU, "hw_thermal")
+    values: dict[Key, float] = {
+        ("gpu_throttle_active", *GPU, "sw_power_cap"): 1.0,
+        ("gpu_throttle_active", *GPU, "sw_thermal"): 1.0,
+    }
+    hot: Key = ("gpu_throttle_active", *GPU, "hw_thermal")
     machine = Machine().live(320, lambda t: {**values, hot: float(t > 250)})
     assert throttled(machine) == []
     assert throttled(machine, reasons=("sw_power_cap",)) == [("sw_power_cap", 1.0)]
@@ -137,7 +140,7 @@ def test_throttling_is_not_judged_before_its_window_is_full() -> None:
         ),
     ],
 )
-def test_hot_is_what_the_card_itself_calls_hot(values: dict[tuple[str, ...], float], sensors: list[str]) -> None:
+def test_hot_is_what_the_card_itself_calls_hot(values: dict[Key, float], sensors: list[str]) -> None:
     machine = Machine().live(70, lambda _: values)
     assert [f.labels["sensor"] for f in findings(GpuHot().check(machine.node, None, machine.now))] == sensors
 

@@ -10,11 +10,12 @@ from rankscope.agent.rules.gpu_memory_leak import GpuMemoryLeak
 from rankscope.agent.rules.gpu_memory_pressure import GpuMemoryPressure
 from rankscope.agent.rules.host_memory_pressure import HostMemoryPressure
 from rankscope.agent.rules.rank_out_of_memory import RankOutOfMemory
-from tests.agent.rules.machine import GPU, Machine, findings
+from tests.agent.rules.machine import GPU, Key, Machine, findings
 
 GIB = 2**30
-USED, SIZE = ("gpu_memory_used_bytes", *GPU), ("gpu_memory_size_bytes", *GPU)
-HELD = ("gpu_process_memory_bytes", *GPU, "exp-1", "0")
+USED: Key = ("gpu_memory_used_bytes", *GPU)
+SIZE: Key = ("gpu_memory_size_bytes", *GPU)
+HELD: Key = ("gpu_process_memory_bytes", *GPU, "exp-1", "0")
 
 
 def pressure(machine: Machine) -> list[str]:
@@ -101,10 +102,12 @@ def out_of_memory(machine: Machine) -> list[tuple[str, str]]:
     return [(finding.labels["memory"], finding.causes[0].cause) for finding in found]
 
 
-def bye(end: End = End.EXCEPTION, exception: str = "", **memory: float) -> Goodbye:
+def bye(memory: dict[str, float] | None = None, end: End = End.EXCEPTION, exception: str = "") -> Goodbye:
     names = {"allocated": "allocated_bytes.all.current", "reserved": "reserved_bytes.all.current"}
     names |= {"free": "device_free_bytes", "total": "device_total_bytes"}
-    return Goodbye(41, 9.0, end, 1, 0, exception, memory={names[name]: value * GIB for name, value in memory.items()})
+    return Goodbye(
+        41, 9.0, end, 1, 0, exception, memory={names[name]: value * GIB for name, value in (memory or {}).items()}
+    )
 
 
 CUDA = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -120,19 +123,19 @@ CUDA = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
     ],
 )
 def test_a_full_gpu_is_explained_by_what_the_allocator_said(memory: dict[str, float], cause: str) -> None:
-    machine = Machine().live(5, lambda _: {}).say(bye(exception=CUDA, **memory))
+    machine = Machine().live(5, lambda _: {}).say(bye(memory, exception=CUDA))
     ((kind, found),) = out_of_memory(machine)
     assert kind == "gpu"
     assert found.startswith(cause)
 
 
-def killed(t: float) -> dict[tuple[str, ...], float]:
+def killed(t: float) -> dict[Key, float]:
     key = ("exp-1", "0")
     return {("rank_oom_kill_timestamp_seconds", *key): 3.0, ("rank_oom_kill_resident_bytes", *key): 60.0 * GIB}
 
 
 def test_the_kernels_word_makes_it_the_hosts_memory() -> None:
-    machine = Machine().live(5, killed, sampler="process").say(bye(End.VANISHED))
+    machine = Machine().live(5, killed, sampler="process").say(bye(end=End.VANISHED))
     (finding,) = findings(RankOutOfMemory().check(machine.node, machine.run, machine.now))
     assert finding.labels == {"memory": "host"}
     assert "60.0 GiB" in finding.summary
@@ -140,7 +143,7 @@ def test_the_kernels_word_makes_it_the_hosts_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [bye(End.VANISHED), Goodbye(41, 9.0, End.SIGNAL, 137, 9), bye(exception="ValueError: x")]
+    "end", [bye(end=End.VANISHED), Goodbye(41, 9.0, End.SIGNAL, 137, 9), bye(exception="ValueError: x")]
 )
 def test_a_sigkill_or_status_137_alone_is_no_proof(end: Goodbye) -> None:
     assert out_of_memory(Machine().live(5, lambda _: {}).say(end)) == []
@@ -151,7 +154,8 @@ def test_a_run_that_lost_a_worker_and_finished_is_silent() -> None:
     assert out_of_memory(machine) == []
 
 
-LEFT, TOTAL = ("system_memory_available_bytes",), ("system_memory_size_bytes",)
+LEFT: Key = ("system_memory_available_bytes",)
+TOTAL: Key = ("system_memory_size_bytes",)
 
 
 def host(machine: Machine) -> list[tuple[str, str | None]]:
@@ -176,7 +180,7 @@ def test_memory_that_is_used_up_is_told_in_time() -> None:
 
 
 def test_tasks_that_wait_for_memory() -> None:
-    stall = ("system_pressure_seconds_total", "memory", "full")
+    stall: Key = ("system_pressure_seconds_total", "memory", "full")
     values = {LEFT: 40.0 * GIB, TOTAL: 100.0 * GIB}
     assert host(Machine().live(90, lambda t: {**values, stall: 0.3 * t}, sampler="memory")) == [("host", None)]
     assert host(Machine().live(90, lambda t: {**values, stall: 0.01 * t}, sampler="memory")) == []
@@ -196,7 +200,8 @@ def test_a_rank_at_its_own_limit_and_a_full_shm() -> None:
     assert [(f.labels["memory"], f.rank) for f in found] == [("limit", 3), ("shm", None)]
 
 
-AVAIL, SPACE = ("system_filesystem_avail_bytes", "/data"), ("system_filesystem_size_bytes", "/data")
+AVAIL: Key = ("system_filesystem_avail_bytes", "/data")
+SPACE: Key = ("system_filesystem_size_bytes", "/data")
 
 
 def disk(machine: Machine) -> list[tuple[str, str | None]]:
@@ -224,7 +229,7 @@ def test_a_disk_that_fills_is_told_in_time() -> None:
 
 
 def test_a_file_system_that_turned_read_only_is_critical_and_one_that_always_was_is_not() -> None:
-    readonly = ("system_filesystem_readonly", "/data")
+    readonly: Key = ("system_filesystem_readonly", "/data")
     space = {AVAIL: 500e9, SPACE: 1e12}
     turned = Machine().live(100, lambda t: {**space, readonly: float(t > 50)}, every=10, sampler="disk")
     assert disk(turned) == [("readonly", "critical")]
@@ -232,7 +237,7 @@ def test_a_file_system_that_turned_read_only_is_critical_and_one_that_always_was
 
 
 def test_few_inodes_and_a_saturated_disk() -> None:
-    def values(t: float) -> dict[tuple[str, ...], float]:
+    def values(t: float) -> dict[Key, float]:
         return {
             AVAIL: 500e9,
             SPACE: 1e12,
