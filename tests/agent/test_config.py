@@ -32,11 +32,17 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_a_key_with_a_typing_mistake_names_its_line_and_what_was_meant(tmp_path: Path) -> None:
-    text = "rules:\n  LossSpike:\n    threshhold: 3\nhtpp: {}\n"
+    text = "rules:\n  LowGpuUtilization:\n    tresh: 3\nhtpp: {}\n"
     assert mistakes(tmp_path, text) == [
         "rankscope.yaml:4: htpp: unknown, did you mean http?",
-        "rankscope.yaml:3: rules.LossSpike.threshhold: unknown, did you mean threshold?",
+        "rankscope.yaml:3: rules.LowGpuUtilization.tresh: unknown, did you mean threshold?",
     ]
+
+
+def test_rules_may_be_written_as_their_files_are_named(tmp_path: Path) -> None:
+    assert "LossSpike" not in dict(read(tmp_path, "rules: {loss_spike: off}").rules)
+    (line,) = mistakes(tmp_path, "rules: {low_gpu_utilization: {tresh: 3}}")
+    assert line == "rankscope.yaml:1: rules.low_gpu_utilization.tresh: unknown, did you mean threshold?"
 
 
 def test_a_rule_that_does_not_exist(tmp_path: Path) -> None:
@@ -47,7 +53,10 @@ def test_a_rule_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_wrong_types_are_named(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, "samplers:\n  gpu:\n    interval: soon\n")
-    assert line == "rankscope.yaml:3: samplers.gpu.interval: expected a duration such as 500ms, 30s, 2m or 4h, found 'soon'"
+    assert (
+        line
+        == "rankscope.yaml:3: samplers.gpu.interval: expected a duration such as 500ms, 30s, 2m or 4h, found 'soon'"
+    )
     (line,) = mistakes(tmp_path, "grpc:\n  max_message_bytes: much\n")
     assert line.startswith("rankscope.yaml:2: grpc.max_message_bytes: ")
     assert line.endswith("found 'much'")
@@ -66,7 +75,9 @@ def test_a_key_given_twice_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_durations_and_spans(tmp_path: Path) -> None:
-    config = read(tmp_path, "samplers: {gpu: {interval: 2m}}\nrules: {LossSpike: {for: 5 steps}, LossNaN: {for: 1m30s}}\n")
+    config = read(
+        tmp_path, "samplers: {gpu: {interval: 2m}}\nrules: {LossSpike: {for: 5 steps}, LossNaN: {for: 1m30s}}\n"
+    )
     assert config.samplers["gpu"].interval == 120.0
     assert dict(config.rules)["LossSpike"].for_ == Span(steps=5)
     assert dict(config.rules)["LossNaN"].for_ == Span(seconds=90.0)

@@ -190,25 +190,28 @@ class _Builder:
         return built
 
     def _rules(self, given: object) -> list[tuple[str, Rule]]:
-        classes = {cls.__name__: cls for cls in discover("rankscope.agent.rules").values()}
+        modules = discover("rankscope.agent.rules")
+        classes = {cls.__name__: cls for cls in modules.values()}
         table = self._table(given, ("rules",))
-        for key in table:
-            if key not in classes:
+        keys = {modules[key].__name__ if key in modules else key: key for key in table}  # loss_spike is LossSpike
+        for name, key in keys.items():
+            if name not in classes:
                 self._unknown(("rules", key), key, list(classes))
         rules: list[tuple[str, Rule]] = []
         for name, cls in classes.items():
-            value = table.get(name)
+            key = keys.get(name, name)
+            value = table.get(key)
             if value is False:
                 continue
             if isinstance(value, list):
                 for i, item in enumerate(cast("list[object]", value)):
-                    rule = self.build(cls, item, ("rules", name, i))
+                    rule = self.build(cls, item, ("rules", key, i))
                     if rule is not None:
                         rules.append((str(getattr(rule, "name", name)) or name, cast(Rule, rule)))
                 continue
             if value is None and any(_required(f) for f in dataclasses.fields(cls)):
                 continue  # a rule that means nothing until it is told what to look for
-            rule = self.build(cls, {} if value is True or value is None else value, ("rules", name))
+            rule = self.build(cls, {} if value is True or value is None else value, ("rules", key))
             if rule is not None:
                 rules.append((name, cast(Rule, rule)))
         return rules
