@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "alert",
+    "artifact",
     "batches",
     "expect",
     "finish",
+    "graph",
+    "histogram",
+    "image",
     "init",
     "log",
     "phase",
+    "table",
     "text",
     "watch",
 ]
@@ -119,6 +124,70 @@ def text(tag: str, value: str, *, step: int | None = None) -> None:
     """Log a text (Markdown, in TensorBoard) at `step`, or at the step of the last `log()`."""
     if (session := _session.current) is not None:
         session.event("text", {"tag": clean(tag, MAX_NAME), "value": clean(value, MAX_TEXT)}, step=step)
+
+
+@_guard.guarded(_guard.nothing)
+def image(tag: str, value: object, *, step: int | None = None) -> None:
+    """Log an image: an array or tensor (H×W, H×W×C or C×H×W; bytes, or floats from 0 to 1), a PIL image, a figure.
+
+    A figure is matplotlib's. Sides beyond 2,048 pixels are thinned out. A tensor on a device is waited for.
+    """
+    if (session := _session.current) is not None:
+        from rankscope.sdk import _images
+
+        found = _images.encode(value)
+        size = {"height": found.height, "width": found.width, "channels": found.channels}
+        session.media("image", tag, found.png, size, step)
+
+
+@_guard.guarded(_guard.nothing)
+def histogram(tag: str, value: object, *, step: int | None = None) -> None:
+    """Log the distribution of an array, tensor or list; values that are not finite are counted apart.
+
+    64 equal buckets from the lowest to the highest finite value. A tensor on a device is waited for.
+    """
+    if (session := _session.current) is not None:
+        from rankscope.sdk import _histograms
+
+        data, metadata = _histograms.encode(value)
+        session.media("histogram", tag, data, metadata, step)
+
+
+@_guard.guarded(_guard.nothing)
+def table(tag: str, value: object, *, step: int | None = None) -> None:
+    """Log a table: a data frame, a dict of columns, a list of dicts, or a list of rows whose first is the header.
+
+    TensorBoard shows its first 100 rows as text; all of it (at most 100,000 rows) is kept as CSV in the run's folder.
+    """
+    if (session := _session.current) is not None:
+        from rankscope.sdk import _tables
+
+        session.media("table", tag, _tables.encode(value), {}, step)
+
+
+@_guard.guarded(_guard.nothing)
+def artifact(tag: str, value: str | os.PathLike[str], *, step: int | None = None) -> None:
+    """Keep a file with the run: copied into its folder up to 32 MiB, else named there with path, size and digest."""
+    if (session := _session.current) is not None:
+        from rankscope.sdk import _artifacts
+
+        file, metadata = _artifacts.describe(value)
+        if file.stat().st_size <= _artifacts.COPIED:
+            session.media("artifact", tag, _artifacts.parts(file), metadata, step)
+        else:
+            session.media("reference", tag, b"", metadata, step)
+
+
+@_guard.guarded(_guard.nothing)
+def graph(tag: str, value: Module, inputs: object = None, *, step: int | None = None) -> None:
+    """Log a model's graph as `torch.export` traces it, without computing anything.
+
+    `inputs` are what the model is called with (a tensor, a tuple, or a dict of keywords); None: those of its next call.
+    """
+    if _session.current is not None:
+        from rankscope.sdk.torch.graph import log_graph
+
+        log_graph(tag, value, inputs, step)
 
 
 @_guard.guarded(_guard.nothing)

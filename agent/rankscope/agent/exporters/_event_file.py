@@ -24,6 +24,8 @@ class EventFile:
         self.folder = folder
         self._pending: list[bytes] = []
         self._patches: dict[int, bytes] = {}
+        self._beside: dict[str, dict[int, bytes]] = {}  # what goes into other files, by name and offset
+        self._gone: set[str] = set()
         self._size = 0  # bytes pending
         self._fd: int | None = None
         self._dirty = False
@@ -75,7 +77,7 @@ class EventFile:
 
     @property
     def changed(self) -> bool:
-        return bool(self._pending or self._patches or self._dirty)
+        return bool(self._pending or self._patches or self._beside or self._dirty)
 
     def append(self, record: bytes) -> None:
         self._pending.append(record)
@@ -84,6 +86,26 @@ class EventFile:
     def patch(self, offset: int, record: bytes) -> None:
         """Replace a record by one of the same length."""
         self._patches[offset] = record
+
+    def beside(self, name: str, offset: int, data: bytes) -> None:
+        """Write into another file of the folder, by the same rules: it counts with the next save, or not at all."""
+        self._beside.setdefault(name, {})[offset] = data
+
+    def read_beside(self, name: str) -> bytes:
+        """Return what another file of the folder holds, what is pending included. Raises OSError."""
+        data = bytearray()
+        path = self.folder / name
+        parts = self._beside.get(name, {})
+        if 0 not in parts and path.is_file():
+            data += path.read_bytes()
+        for offset, part in parts.items():
+            data[offset : offset + len(part)] = part
+        return bytes(data)
+
+    def drop_beside(self, name: str) -> None:
+        """Remove another file of the folder after the next save."""
+        self._beside.pop(name, None)
+        self._gone.add(name)
 
     def touch(self) -> None:
         """The progress changed, though no record did."""
@@ -105,6 +127,8 @@ class EventFile:
             _write_at(fd, offset, record)
         if data or self._patches:
             os.fdatasync(fd)
+        for name, parts in self._beside.items():
+            _write_file(self.folder / name, parts)
         self.progress.length = before + len(data)
         try:
             self.progress.save(self.folder)
@@ -114,8 +138,12 @@ class EventFile:
         self.safe = dict(self.progress.sessions)
         self._pending.clear()
         self._patches.clear()
+        self._beside.clear()
         self._size = 0
         self._dirty = False
+        for name in self._gone:
+            (self.folder / name).unlink(missing_ok=True)
+        self._gone.clear()
 
     def _open(self) -> int:
         if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
@@ -138,6 +166,22 @@ class EventFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _write_file(path: Path, parts: dict[int, bytes]) -> None:
+    """Write parts of a file at their offsets and make them safe. Raises OSError."""
+    path.parent.mkdir(exist_ok=True)
+    if path.parent.is_symlink():
+        raise OSError(f"{path.parent} is a link: remove it")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        if 0 in parts:
+            os.ftruncate(fd, 0)
+        for offset, data in parts.items():
+            _write_at(fd, offset, data)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_at(fd: int, offset: int, data: bytes) -> None:

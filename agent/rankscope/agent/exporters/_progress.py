@@ -21,7 +21,7 @@ class Progress:
     file: str  # the event file's name
     length: int = 0  # bytes that count; what lies behind them was never acknowledged
     sessions: dict[str, int] = field(default_factory=dict[str, int])  # last safe sequence number by session
-    pieces: dict[str, int] = field(default_factory=dict[str, int])  # bytes of what is not yet complete, by file name
+    pieces: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]])  # what is incomplete
     newest: tuple[int, float, str] = (-1, 0.0, "")  # attempt, start and name of the newest session
     ending: int = -1  # where the record of the session's end begins; -1: not yet written
     config: str = ""  # digest of the configuration that was written last

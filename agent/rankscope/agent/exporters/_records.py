@@ -136,3 +136,8 @@ def event(step: int, time: float, *values: bytes) -> bytes:
     """Return the record of an event that holds encoded summary values."""
     summary = b"".join(field(1, value) for value in values)
     return frame(struct.pack("<Bd", 0x09, time) + integer(2, step) + field(5, summary))
+
+
+def graph_record(time: float, definition: bytes) -> bytes:
+    """Return the record of an event that holds a graph definition."""
+    return frame(struct.pack("<Bd", 0x09, time) + field(4, definition))

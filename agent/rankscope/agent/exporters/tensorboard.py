@@ -12,9 +12,10 @@ from typing import Literal
 
 from rankscope.agent.exporters import _hparams as hparams
 from rankscope.agent.exporters._event_file import EventFile
+from rankscope.agent.exporters._media import take
 from rankscope.agent.exporters._records import Rows, event
 from rankscope.agent.exporters._summaries import text
-from rankscope.agent.model import Batch, Column, End, Event, Goodbye, RankInfo, RankKey, Text, UserAlert
+from rankscope.agent.model import Batch, Column, End, Event, Goodbye, Media, RankInfo, RankKey, Text, UserAlert
 from rankscope.agent.runs.folder import rank_folder, run_folder
 from rankscope.agent.runs.naming import safe_name
 from rankscope.agent.runs.summary import Summary
@@ -130,6 +131,8 @@ class Tensorboard:
         elif isinstance(item, UserAlert):
             title = f"**{item.severity}: {item.title}**\n\n{item.text}"
             file.append(event(item.step, item.time, text("alerts", title)))
+        elif isinstance(item, Media):
+            take(file, session, item)
         elif isinstance(item, Goodbye):
             self._goodbye(file, rank, session, item)
 

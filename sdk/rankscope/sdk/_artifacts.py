@@ -1,0 +1,32 @@
+"""Files that belong to a run: small ones travel with it, large ones are named with their size and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+COPIED = 32 << 20  # bytes; larger files stay where they are
+DIGESTED = 1 << 30  # bytes; of larger files no digest is taken: it would hold up the training for seconds
+_PART = 256 << 10
+
+
+def describe(path: str | os.PathLike[str]) -> tuple[Path, dict[str, object]]:
+    """Return a file's path and what the record says of it. Raises OSError."""
+    file = Path(path)
+    size = file.stat().st_size
+    digest = ""
+    if size <= DIGESTED:
+        taken = hashlib.sha256()
+        for part in parts(file):
+            taken.update(part)
+        digest = taken.hexdigest()
+    return file, {"name": file.name, "bytes": size, "sha256": digest, "path": str(file.resolve())}
+
+
+def parts(file: Path) -> Iterator[bytes]:
+    """Yield a file in parts. Raises OSError."""
+    with file.open("rb") as source:
+        while part := source.read(_PART):
+            yield part
