@@ -1,0 +1,53 @@
+"""How commands talk to the agent on this machine: its address, one request, and what to say when it is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from rankscope.agent.commands._failure import WRONG_USE, Failure
+
+DEFAULT = "127.0.0.1:9780"
+TIMEOUT = 10.0  # seconds
+
+
+def default_address() -> str:
+    """Return where the agent is if nobody says otherwise: RANKSCOPE_HTTP, what it was told to listen on, or 9780."""
+    return os.environ.get("RANKSCOPE_HTTP") or os.environ.get("RANKSCOPE_HTTP__LISTEN") or DEFAULT
+
+
+def request(agent: str, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return what the agent answers. Raises Failure, with what to do, when it does not or says no."""
+    url = agent if "://" in agent else f"http://{agent}"
+    where = _without_password(url)
+    try:
+        answer = httpx.request(method, url.rstrip("/") + path, json=body, timeout=TIMEOUT)
+    except httpx.TransportError as error:
+        reason = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "no agent answers"
+        raise Failure(f"{where}: {reason}: start one with `rankscope agent`, or name it with --agent") from None
+    except httpx.InvalidURL:
+        raise Failure(f"{where} is no address: write host:port or http://host:port", WRONG_USE) from None
+    try:
+        content: object = answer.json()
+    except ValueError:
+        raise Failure(f"{where} is not Rankscope's agent: it answered {answer.status_code} without JSON") from None
+    found = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    if answer.status_code in (401, 403):
+        raise Failure(f"{where}: not allowed: put a name and password into --agent http://name:password@host:port")
+    if not answer.is_success:
+        wrong = WRONG_USE if answer.status_code < 500 else 3
+        raise Failure(str(found.get("error") or f"{where} answered {answer.status_code}"), wrong)
+    return found
+
+
+def _without_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the address"
+    return f"{parts.hostname or ''}{port}"

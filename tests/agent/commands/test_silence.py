@@ -1,0 +1,103 @@
+"""`rankscope silence`, against a running agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+Rankscope = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("agent")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "rankscope.agent", "agent", "--http", address, "--runs", str(folder / "runs")]
+    command += ["--listen", f"unix:{folder}/a.sock"]
+    with open(folder / "log", "wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://{address}/-/ready", timeout=1).close()
+                    break
+                except (urllib.error.URLError, OSError):
+                    assert process.poll() is None, (folder / "log").read_text()
+                    assert time.monotonic() < deadline, (folder / "log").read_text()
+                    time.sleep(0.05)
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(10)
+
+
+@pytest.fixture
+def rankscope(agent: str) -> Rankscope:
+    def run(*arguments: str, address: str = agent) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"RANKSCOPE_HTTP": address, "COLUMNS": "160", "TZ": "UTC"}
+        command = [sys.executable, "-m", "rankscope.agent", "silence", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+
+    return run
+
+
+def listed(rankscope: Rankscope, *arguments: str) -> list[dict[str, object]]:
+    done = rankscope("list", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    silences: list[dict[str, object]] = json.loads(done.stdout)["silences"]
+    return silences
+
+
+def test_made_listed_and_expired(rankscope: Rankscope) -> None:
+    made = rankscope("LossNaN", r"run=~exp-\d+", "--for", "2h", "--why", "a known bad batch")
+    assert made.returncode == 0, made.stderr
+    name = made.stdout.splitlines()[0]
+    assert r'alertname="LossNaN", run=~"exp-\d+"' in made.stdout
+    assert "no alert is active that it matches" in made.stdout
+    (silence,) = listed(rankscope)
+    assert silence["id"] == name
+    assert silence["comment"] == "a known bad batch"
+    table = rankscope("list").stdout
+    assert name[:8] in table
+    assert "a known bad batch" in table
+    assert rankscope("expire", name[:6]).stdout == f"expired {name}\n"
+    assert listed(rankscope) == []
+    assert [s["id"] for s in listed(rankscope, "--expired")] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run=~("], "no regular expression"),
+        (["run=~.*"], "everything would be silent"),
+        (["two words"], "no matcher"),
+        (["LossNaN", "--for", "2x"], "no duration"),
+        (["expire", "zz"], "rankscope silence list"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(rankscope: Rankscope, arguments: list[str], message: str) -> None:
+    done = rankscope(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_an_agent_it_says_what_to_do_with_status_3(rankscope: Rankscope) -> None:
+    done = rankscope("LossNaN", address="http://me:s3cr3t@127.0.0.1:1")
+    assert done.returncode == 3
+    assert "rankscope agent" in done.stderr
+    assert "s3cr3t" not in done.stderr
