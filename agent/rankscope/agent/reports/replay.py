@@ -15,6 +15,7 @@ from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.state import Node, Rank, Run
 
 PROJECT = "recorded"
+MANY = 4.0  # times the usual seconds of a step that are not yet a pause
 FINE = 8  # rows judged together where some rule waits before it fires
 
 
@@ -60,7 +61,7 @@ class Replay:
     def take(self, chunk: Chunk) -> Iterator[Fired]:
         """Take one chunk; yield what fires in it."""
         first = self._first_time(chunk)
-        if first - self._clock > 0 and self._ranks():
+        if first - self._clock > 0 and not self._explained(chunk):
             yield from self._judge(first, chunk)  # the clock went on before anything came
         for rank, part in chunk.parts.items():
             self._apply(self._rank(rank, chunk), part, rank)
@@ -69,6 +70,18 @@ class Replay:
         self.rows += chunk.rows
         self._clock = chunk.time
         yield from self._judge(self._clock, chunk)
+
+    def _explained(self, chunk: Chunk) -> bool:
+        """Tell whether the time before a chunk went into steps that were only not logged."""
+        for number, part in chunk.parts.items():
+            rank = self._ranks().get(number)
+            if rank is None or rank.step is None:
+                return True
+            steps, gap = int(part.step[0]) - rank.step, float(part.time[0]) - rank.last_step_time
+            usual = rank.step_seconds.value[-64:]
+            if steps > 1 and len(usual) and gap / steps < MANY * float(np.median(usual)):
+                return True
+        return not self._ranks()
 
     def _first_time(self, chunk: Chunk) -> float:
         times = [float(part.time[0]) for part in chunk.parts.values() if len(part.time)]

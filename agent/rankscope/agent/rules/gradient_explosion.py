@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from rankscope.agent.model import Cause, Severity, Span, Verdict
 from rankscope.agent.rules._causes import gradients, hardware, learning_rate
 from rankscope.agent.rules._causes.around import Around, figure
@@ -20,7 +22,7 @@ class GradientExplosion:
 
     Fires at `times` the median of the last `window` norms, and above the largest of them, at `several` of the last 5
     points; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
-    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. A norm that grows
+    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. Nor is it one while the loss falls below what it was. A norm that grows
     slowly over a run, as they do, moves its median along.
 
     Needs `grad_norm`, 20 points of it; uses `loss` and `lr`.
@@ -77,7 +79,7 @@ class _Norms(Fold[GradientExplosion]):
             usual.add(value)
             return
         self.lacks = None
-        large = value > rule.times * usual.median and value > usual.high and value > 0
+        large = value > rule.times * usual.median and value > usual.high and value > 0 and not _learning(place, step)
         if self.episodes.current is not None:
             self.calm = 0 if large else self.calm + 1
             if not large:
@@ -106,6 +108,15 @@ class _Norms(Fold[GradientExplosion]):
         here = place.around(step, time)
         causes = (hardware.fault(here), learning_rate.too_large(here), _unclipped(here), gradients.exploding(here))
         self.episodes.begin(place.finding(summary, step, time, value, causes))
+
+
+def _learning(place: Place, step: int) -> bool:
+    """Tell whether the loss falls: where learning begins, norms grow from next to nothing."""
+    values = place.around(step + 1, place.now).before("loss", 64)
+    values = values[np.isfinite(values)]
+    if len(values) < 16:
+        return False
+    return float(np.median(values[-4:])) < float(np.percentile(values[:-8], 25))
 
 
 def _unclipped(here: Around) -> Cause | None:

@@ -44,6 +44,7 @@ class LossOscillation:
         return fold_ranks(self, node, run, now, "loss", lambda: _Loss(self.points))
 
 
+TURNS = 6  # times that the loss must swing to the other side: a new level does so once
 EVERY = 20  # points between two judgements
 
 
@@ -55,7 +56,7 @@ class _Loss(Fold[LossOscillation]):
         self.first: list[float] = []
         self.seen = 0
         self.best = math.inf  # lowest level
-        self.calm = math.inf  # narrowest swing of a whole window
+        self.past: deque[tuple[float, float]] = deque(maxlen=64)  # level and swing of earlier windows
         self.times = 0  # judgements in a row that found it
 
     def back(self, step: int, place: Place) -> None:
@@ -79,9 +80,12 @@ class _Loss(Fold[LossOscillation]):
         learned = sorted(self.first)[len(self.first) // 2] - self.best
         if self.seen >= 2 * rule.points:
             self.lacks = None
-        found = self._found(rule, window, swing, learned)
+        found = self._found(rule, window, level, swing, learned)
         self.times = self.times + 1 if found else 0
-        self.calm = min(self.calm, swing)
+        if self.seen % rule.points == 0:
+            self.past.append((level, swing))
+            if len(self.past) == self.past.maxlen:
+                self.past = deque(list(self.past)[1::2], maxlen=self.past.maxlen)
         if self.episodes.current is not None:
             if not found and swing < rule.swing * learned / 2:
                 self.episodes.end(place.now)
@@ -92,16 +96,17 @@ class _Loss(Fold[LossOscillation]):
             causes = (learning_rate.too_large(here), _momentum(here), _batch(here))
             self.episodes.begin(place.finding(summary, step, time, swing, causes))
 
-    def _found(self, rule: LossOscillation, window: FloatArray, swing: float, learned: float) -> str | None:
+    def _found(
+        self, rule: LossOscillation, window: FloatArray, level: float, swing: float, learned: float
+    ) -> str | None:
         if learned <= 0 or swing < rule.swing * learned:
             return None
-        changes = np.diff(window)
-        if turning(changes) < rule.turns:
+        if turning(np.diff(window)) < rule.turns:
             return "up and down in turn"
-        if math.isfinite(self.calm) and swing > rule.wider * self.calm:
-            return (
-                f"{swing / self.calm:.0f} times wider than before" if self.calm > 0 else "where it stood still before"
-            )
+        # A loss that has yet to fall is calm as well: only what stood as low as this one counts.
+        calm = min((past for low, past in self.past if low <= level), default=math.inf)
+        if swing > rule.wider * calm and turns(window, swing / 4) >= TURNS:
+            return f"{swing / calm:.0f} times wider than before" if calm > 0 else "where it stood still before"
         return None
 
 
@@ -112,6 +117,13 @@ def _swing(window: FloatArray) -> float:
     left = window - slope * x / (len(window) / 2)
     low, high = np.percentile(left, [10, 90])
     return float(high - low)
+
+
+def turns(window: FloatArray, band: float) -> int:
+    """Return how often the values go from `band` above their median to as far below it, or back."""
+    side = np.sign(window - np.median(window)) * (np.abs(window - np.median(window)) > band)
+    sides = side[side != 0]
+    return int(np.count_nonzero(np.diff(sides)))
 
 
 def turning(changes: FloatArray) -> float:
