@@ -6,12 +6,12 @@ import contextlib
 import mmap
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
-from rankscope.sdk._live import Live
+from rankscope.sdk._live import Live, abandon
 
 DEFAULT_BYTES = 256 << 20
 _AHEAD = 16 * 1024  # bytes of a mapped segment whose pages are faulted in together
@@ -37,6 +37,7 @@ class Journal:
         "_shapes",
         "_warn",
         "buffer",
+        "closed",
         "folder",
         "limit",
         "live",
@@ -54,6 +55,7 @@ class Journal:
         self.offset = records.SEGMENT_BYTES  # no segment is open, or none has room
         self.limit = self._ahead = 0
         self.sequence = 0  # of the last record
+        self.closed = False
         self._mapped = mapped
         self._max = max(2, max_bytes // records.SEGMENT_BYTES)
         self._warn = warn
@@ -76,6 +78,8 @@ class Journal:
 
     def append(self, size: int, pack: Callable[[mmap.mmap | bytearray, int], None], points: int) -> bool:
         """Write a record of `size` bytes, making room first; False when it had to be dropped."""
+        if self.closed:
+            return False
         if self.offset + size > records.SEGMENT_BYTES and not self._roll():
             self._drop(points)
             return False
@@ -117,7 +121,9 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the files; the journal stays on disk."""
+        self.closed = True
         self.limit = 0
+        self.offset = records.SEGMENT_BYTES
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.close()
         self.buffer = bytearray(records.SEGMENT_BYTES)
@@ -126,9 +132,12 @@ class Journal:
                 os.close(file)
         self._file = self._shapes = -1
 
-    def descriptors(self) -> Sequence[int]:
-        """The open files, for a forked child to close."""
-        return [file for file in (self._file, self._shapes) if file >= 0]
+    def abandon(self) -> None:
+        """In a forked child: let go of mapping and files, which are the parent's."""
+        abandon(self.buffer)
+        for file in (self._file, self._shapes):
+            if file >= 0:
+                os.close(file)
 
     def _drop(self, points: int) -> None:
         self.live.drop("disk_full", points)

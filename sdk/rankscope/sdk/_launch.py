@@ -60,8 +60,8 @@ class Helper:
             self._in.close()
         answer = self._read(deadline)
         if answer:
-            self._read(min(deadline, time.monotonic() + 0.05))  # it leaves at once: take its exit status along
-            self._process.poll()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it leaves at once: take its exit status along
+                self._process.wait(0.1)
         self.forget()
         return answer == b"d"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -120,6 +121,18 @@ class Live:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def abandon(self) -> None:
+        """In a forked child: let go of mapping and file, which are the parent's."""
+        abandon(self.page)
+        self.close()
+
+
+def abandon(mapping: mmap.mmap | bytearray) -> None:
+    """Unmap in a forked child; what another thread of the parent was writing through at that moment stays mapped."""
+    if isinstance(mapping, mmap.mmap):
+        with contextlib.suppress(BufferError):
+            mapping.close()
 
 
 class Glance:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -49,9 +50,8 @@ class Running:
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, without touching it."""
-        for file in (*self.begun.session.descriptors(), self.begun.lock):
-            with contextlib.suppress(OSError):
-                os.close(file)
+        self.begun.session.abandon()
+        os.close(self.begun.lock)
         if self.helper is not None:
             self.helper.forget()
         if self.ends is not None:
@@ -154,7 +154,7 @@ def _hook() -> None:
     global _hooked
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=_forked)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
         atexit.register(_at_exit)
     os.environ[OWNER] = str(os.getpid())
 
@@ -166,13 +166,30 @@ def _at_exit() -> None:
         guard.failed("finish")
 
 
+_mask: set[int | signal.Signals] = set()
+
+
+def _before_fork() -> None:
+    """Hold SIGTERM back: a worker that is ended in its first moment must not look like the rank's end."""
+    global _mask
+    if running is not None:
+        _mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)))
+
+
+def _after_fork() -> None:
+    if running is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _mask)
+
+
 def _forked() -> None:
     """The child of a fork has no session, and nothing of the parent's in its hands."""
     global running, _child
     inherited, running, state.current = running, None, None
-    if inherited is not None:
-        _child = True
-        try:
-            inherited.abandon()
-        except Exception:  # noqa: BLE001 (this is the SDK's guard)
-            return
+    if inherited is None:
+        return
+    _child = True
+    try:
+        inherited.abandon()
+    except Exception:  # noqa: BLE001 (this is the SDK's guard)
+        guard.failures["fork"] += 1
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask)

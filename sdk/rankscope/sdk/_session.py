@@ -6,7 +6,7 @@ import mmap
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, monotonic_ns
 from typing import SupportsIndex, TypeAlias, cast
 
@@ -333,9 +333,11 @@ class Session:
             self.journal.close()
             self.live.close()
 
-    def descriptors(self) -> Sequence[int]:
-        """The open files, for a forked child to close."""
-        return self.journal.descriptors()
+    def abandon(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self.phases.owner = -1  # no thread: a phase that is open across the fork ends without a trace
+        self.journal.abandon()
+        self.live.abandon()
 
 
 def media(

@@ -97,7 +97,7 @@ class Delivery:
             self._waiter.set_result(None)
 
     async def _supervised(self) -> None:
-        """Hold one stream, and let go of it when it is to end or hangs, be it in gRPC: a wedged agent blocks a write."""
+        """Hold one stream; let go of it when it is to end, or hangs: an agent that is wedged blocks a write."""
         self._alive = time.monotonic()
         stream = asyncio.ensure_future(self._stream())
         while not stream.done():

@@ -1,0 +1,199 @@
+"""However a rank ends, the run knows how, and the process dies as it would have without the SDK."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from rankscope.v1 import ingest_pb2
+
+from .conftest import Script
+from .server import Agent, wait_for
+
+BEGIN = """
+import atexit, os, signal, sys, threading, time
+from rankscope import sdk
+sdk.init(name="n")
+sdk.log(loss=1.0, step=41)
+"""
+
+
+def goodbye(agent: Agent) -> ingest_pb2.Goodbye:
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    found = agent.only.goodbye
+    assert found is not None
+    assert len([event for event in agent.only.events if event.WhichOneof("body") == "goodbye"]) == 1
+    assert agent.only.scalar("loss") == [(41, 1.0)]
+    return found
+
+
+def test_the_end_of_the_script(agent: Agent, script: Script) -> None:
+    process = script(BEGIN)
+    assert process.communicate(timeout=20)[1].count("\n") == 1  # the line that names the run
+    assert process.returncode == 0
+    assert (goodbye(agent).reason, goodbye(agent).exit_code) == (ingest_pb2.Goodbye.FINISHED, 0)
+
+
+def test_an_uncaught_exception_is_reported_and_printed_as_ever(agent: Agent, script: Script) -> None:
+    process = script(BEGIN + "def step():\n    raise ValueError('bad batch \\ud800')\nstep()")
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "\nValueError: bad batch \\ud800\n" in error
+    bye = goodbye(agent)
+    assert (bye.reason, bye.exit_code, bye.exception) == (ingest_pb2.Goodbye.EXCEPTION, 1, "ValueError: bad batch ?")
+    assert "in step" in bye.traceback
+
+
+def test_a_hook_of_the_users_still_runs(agent: Agent, script: Script) -> None:
+    code = "import sys\nsys.excepthook = lambda *a: print('mine', a[0].__name__)\n" + BEGIN + "1 / 0"
+    process = script(code)
+    assert process.communicate(timeout=20)[0] == "mine ZeroDivisionError\n"
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.EXCEPTION
+
+
+@pytest.mark.parametrize(("status", "code"), [("0", 0), ("3", 3), ("None", 0), ("'message'", 1)])
+def test_sys_exit(agent: Agent, script: Script, status: str, code: int) -> None:
+    process = script(BEGIN + f"sys.exit({status})")
+    process.communicate(timeout=20)
+    assert process.returncode == code
+    bye = goodbye(agent)
+    assert (bye.reason, bye.exit_code) == (ingest_pb2.Goodbye.FINISHED, code)
+
+
+@pytest.mark.parametrize("what", ["time.sleep(60)", "threading.Event().wait()", "while True: pass"])
+def test_sigterm_kills_at_once_and_is_noted(agent: Agent, script: Script, what: str) -> None:
+    process = script(BEGIN + "print('up', flush=True)\n" + what)
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_for(lambda: bool(agent.sessions) and bool(agent.only.rows))
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(10)
+    assert time.monotonic() - begin < 1.0
+    assert process.returncode == -signal.SIGTERM
+    bye = goodbye(agent)
+    assert (bye.reason, bye.signal) == (ingest_pb2.Goodbye.SIGNAL, signal.SIGTERM)
+    assert "most recent call first" in bye.traceback
+
+
+def test_sigterm_ends_a_rank_that_hangs_outside_python(agent: Agent, script: Script) -> None:
+    """A Python handler would never run here: a rank in a stuck collective must not outlive its SIGTERM."""
+    stuck = (
+        "import ctypes\nprint('up', flush=True)\nctypes.PyDLL(None).sleep(60)"  # holds the interpreter, as a C call may
+    )
+    process = script(BEGIN + "time.sleep(0.5)\n" + stuck)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == -signal.SIGTERM
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.SIGNAL
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_sigterm_handler_of_the_users_keeps_the_last_word(agent: Agent, script: Script, when: str) -> None:
+    handler = """
+import signal, sys, time
+def leave(number, frame):
+    print("checkpoint saved", flush=True)
+    sys.exit(7)
+signal.signal(signal.SIGTERM, leave)
+"""
+    assert_kept = "\nassert signal.getsignal(signal.SIGTERM) is leave\nprint('up', flush=True)\ntime.sleep(60)"
+    process = script((handler + BEGIN if when == "before" else BEGIN + handler) + assert_kept)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "checkpoint saved\n"
+    assert process.returncode == 7
+    assert goodbye(agent).exit_code == 7
+
+
+def test_interrupt_from_the_keyboard(agent: Agent, script: Script) -> None:
+    process = script(BEGIN + "print('up', flush=True)\ntime.sleep(60)")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
+    bye = goodbye(agent)
+    assert (bye.reason, bye.signal) == (ingest_pb2.Goodbye.SIGNAL, signal.SIGINT)
+
+
+def test_os_exit_and_a_crash_are_a_rank_that_vanished(agent: Agent, script: Script) -> None:
+    process = script(BEGIN + "os._exit(5)")
+    process.communicate(timeout=10)
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.VANISHED
+    agent.sessions.clear()
+    process = script(BEGIN + "os.kill(os.getpid(), signal.SIGSEGV)")
+    process.communicate(timeout=10)
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.VANISHED
+
+
+def test_finish_twice_log_after_finish_init_twice(agent: Agent, script: Script) -> None:
+    code = """
+sdk.finish(4); sdk.finish(); sdk.log(loss=2.0); sdk.text("a", "b")
+with sdk.phase("x"): pass
+sdk.init(name="second"); sdk.log(other=1.0)
+sdk.init(name="third"); sdk.log(third=1.0)
+"""
+    process = script(BEGIN + code)
+    assert "Traceback" not in process.communicate(timeout=20)[1]
+    wait_for(lambda: len(agent.sessions) == 3 and all(kept.goodbye for kept in agent.sessions.values()))
+    by_name = {kept.hello.name: kept for kept in agent.sessions.values()}
+    assert by_name["n"].scalar("loss") == [(41, 1.0)]
+    assert by_name["n"].goodbye is not None
+    assert by_name["n"].goodbye.exit_code == 4
+    assert by_name["second"].scalar("other") == [(0, 1.0)]
+    assert by_name["third"].scalar("third") == [(0, 1.0)]
+    assert len({kept.hello.run_id for kept in agent.sessions.values()}) == 3
+
+
+def test_shutdown_with_threads_that_still_log(agent: Agent, script: Script) -> None:
+    code = """
+def work():
+    while True:
+        sdk.log(other=1.0)
+for _ in range(4): threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+    process = script(BEGIN + code, flags=("-X", "dev"))
+    output = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, output
+    assert "Warning" not in output
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.FINISHED
+
+
+def test_asyncio(agent: Agent, script: Script) -> None:
+    code = """
+import asyncio
+async def job(name):
+    for number in range(100):
+        with sdk.phase(name):
+            await asyncio.sleep(0)
+        sdk.log({name: float(number)})
+async def main(): await asyncio.gather(*(job(f"j{n}") for n in range(5)))
+asyncio.run(main())
+"""
+    process = script(BEGIN + code)
+    assert process.communicate(timeout=20)[1].count("\n") == 1
+    assert goodbye(agent).reason == ingest_pb2.Goodbye.FINISHED
+    assert all([v for _, v in agent.only.scalar(f"j{n}")] == [float(k) for k in range(100)] for n in range(5))
+
+
+def test_no_process_descriptor_or_warning_is_left_behind(agent: Agent, script: Script) -> None:
+    code = """
+sdk.finish()
+before = set(os.listdir("/proc/self/fd"))
+for n in range(5):
+    sdk.init(); sdk.log(a=1.0); sdk.finish()
+assert set(os.listdir("/proc/self/fd")) == before
+import subprocess, gc
+gc.collect()
+children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True).stdout
+print(children.split())
+"""
+    process = script(BEGIN + code, flags=("-X", "dev", "-W", "error"))
+    output, error = process.communicate(timeout=30)
+    assert "Warning" not in error
+    assert output.strip() == "['ps']"

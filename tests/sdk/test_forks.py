@@ -1,0 +1,170 @@
+"""Worker processes of every kind: they never hang, never log, and never break the rank that made them."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Script
+from .server import Agent, wait_for
+
+LOADER = """
+import os, sys, time, warnings
+import torch
+from torch.utils.data import DataLoader, Dataset
+from rankscope import sdk
+
+class Data(Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, index):
+        sdk.log(worker=1.0); sdk.text("worker", "x")  # must go nowhere
+        with sdk.phase("worker"): pass
+        sdk.init(name="worker")
+        sdk.log(worker=2.0)
+        return torch.tensor(float(index))
+
+def main():
+    warnings.simplefilter("error")
+    when, method, persistent, epochs = sys.argv[1:] or ORDER
+    make = lambda: DataLoader(Data(), batch_size=4, num_workers=2, multiprocessing_context=method,
+                              persistent_workers=persistent == "True")
+    loader = None
+    if when == "before":
+        loader = make(); iter(loader)
+    sdk.init(name="rank")
+    loader = loader or make()
+    before = len(os.listdir("/proc/self/fd"))
+    for epoch in range(int(epochs)):
+        for batch in sdk.batches(loader):
+            sdk.log(loss=float(batch.sum()))
+    del loader
+    sdk.log(done=1.0)
+    print("done", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.e2e
+def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str, persistent: bool) -> None:
+    epochs = 10 if method == "fork" or persistent else 2
+    order = repr([when, method, str(persistent), str(epochs)])
+    process = script(LOADER.replace("ORDER", order))
+    output, error = process.communicate(timeout=110)
+    assert output == "done\n", error
+    assert error.count("\n") == 1, error  # the line that names the run
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    assert [value for _, value in agent.only.scalar("loss")] == [6.0, 22.0] * epochs
+    assert agent.only.scalar("worker") == []
+    assert [event for event in agent.only.events if event.WhichOneof("body") == "text"] == []
+
+
+@pytest.mark.e2e
+def test_two_hundred_epochs_of_new_workers(agent: Agent, script: Script) -> None:
+    process = script(LOADER.replace("ORDER", repr(["after", "fork", "False", "200"])))
+    output, error = process.communicate(timeout=110)
+    assert output == "done\n", error
+    wait_for(lambda: agent.only.goodbye is not None)
+    assert len(agent.only.scalar("loss")) == 400
+
+
+FORK = """
+import os, subprocess, sys, threading, time, multiprocessing
+from rankscope import sdk
+before = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2
+          and os.path.exists(f"/proc/self/fd/{fd}")]
+sdk.init(name="rank")
+stop = threading.Event()
+def work():
+    while not stop.is_set(): sdk.log(thread=1.0); time.sleep(0.0005)
+thread = threading.Thread(target=work); thread.start()
+"""
+
+
+def test_a_fork_of_the_users_is_no_rank_and_holds_nothing_of_it(agent: Agent, script: Script) -> None:
+    code = """
+for n in range(50):
+    pid = os.fork()
+    if pid == 0:
+        sdk.log(child=1.0); sdk.text("child", "x"); sdk.init(); sdk.log(child=1.0); sdk.finish()
+        with sdk.phase("child"): pass
+        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2
+                and os.path.exists(f"/proc/self/fd/{fd}")]
+        os._exit(1 if held != before else 0)
+    assert os.waitpid(pid, 0)[1] == 0
+    sdk.log(loss=float(n))
+stop.set(); thread.join()
+sdk.finish()
+"""
+    process = script(FORK + code)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert [value for _, value in agent.only.scalar("loss")] == [float(n) for n in range(50)]
+    assert agent.only.scalar("child") == []
+
+
+def test_a_forked_child_that_ends_does_not_end_the_run(agent: Agent, script: Script) -> None:
+    code = """
+if os.fork() == 0:
+    sys.exit(3)
+os.wait()
+def child(): sys.exit(4)
+p = multiprocessing.get_context("fork").Process(target=child); p.start(); p.join()
+p = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)); p.start(); p.terminate(); p.join()
+assert subprocess.run([sys.executable, "-c", "import rankscope.sdk"]).returncode == 0
+sdk.log(loss=1.0)
+stop.set(); thread.join()
+"""
+    process = script(FORK + code)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    wait_for(lambda: agent.only.goodbye is not None)
+    assert agent.only.scalar("loss")[-1][1] == 1.0
+    goodbye = agent.only.goodbye
+    assert goodbye is not None
+    assert (goodbye.reason, goodbye.exit_code, goodbye.traceback) == (goodbye.FINISHED, 0, "")
+
+
+def test_the_death_of_a_rank_is_noticed_while_its_workers_live_on(agent: Agent, script: Script) -> None:
+    code = """
+if os.fork() == 0:
+    time.sleep(30)
+    os._exit(0)
+time.sleep(0.5)
+os.kill(os.getpid(), 9)
+"""
+    process = script(FORK + code)
+    process.wait(20)
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    assert agent.only.goodbye is not None
+    assert agent.only.goodbye.reason == agent.only.goodbye.VANISHED
+
+
+def test_a_script_started_by_a_training_is_a_run_of_its_own(agent: Agent, script: Script) -> None:
+    code = """
+stop.set(); thread.join()
+subprocess.run([sys.executable, "-c", "from rankscope import sdk; sdk.init(name='other'); sdk.log(a=1.0)"], check=True)
+"""
+    script(FORK + code).communicate(timeout=60)
+    wait_for(lambda: {kept.hello.name for kept in agent.sessions.values()} == {"rank", "other"})
+
+
+def test_ranks_that_a_script_spawns_are_ranks(agent: Agent, script: Script) -> None:
+    code = """
+import os, multiprocessing
+from rankscope import sdk
+def rank(number):
+    os.environ.update(RANK=str(number), WORLD_SIZE="2", LOCAL_RANK=str(number))
+    sdk.init(name="spawned"); sdk.log(a=float(number)); sdk.finish()
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=rank, args=(n,)) for n in range(2)]
+    [p.start() for p in ranks]; [p.join() for p in ranks]
+"""
+    script(code).communicate(timeout=60)
+    wait_for(lambda: len(agent.sessions) == 2)
+    assert {kept.hello.rank for kept in agent.sessions.values()} == {0, 1}
+    assert len({kept.hello.run_id for kept in agent.sessions.values()}) == 1
