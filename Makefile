@@ -51,6 +51,9 @@ types: $(VENV)/.dev  ## mypy strict and pyright strict
 docs: $(VENV)/.dev  ## rewrite deploy/rankscope.yaml and the tables of the README
 	$(BIN)/python -m rankscope.agent.reference deploy/rankscope.yaml README.md
 
+dashboards: $(VENV)/.dev  ## make the Grafana dashboards from grafana/boards (ARGS=--check only compares)
+	$(BIN)/python grafana/generate.py $(ARGS)
+
 proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
 
