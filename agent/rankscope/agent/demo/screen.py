@@ -33,7 +33,8 @@ def live(page: Page, steps: int, arrivals: Sequence[Arrival]) -> RenderableType:
     progress = Table.grid(padding=(0, 1))
     progress.add_row("training", ProgressBar(total=steps, completed=min(done, steps), width=50), f"{done:.0f}/{steps}")
     table = Table(box=None, padding=(0, 2), header_style="bold")
-    for column in ("rank", "step", "loss", "val loss", "learning rate", "gradient norm", "GPU", "GPU busy"):
+    gpu_column = "simulated GPU" if page.get("gpu_info", simulated="true") else "GPU"
+    for column in ("rank", "step", "loss", "val loss", "learning rate", "gradient norm", gpu_column, "busy"):
         table.add_column(column, justify="right")
     for labels, up in sorted(page.get("rank_up"), key=lambda item: int(item[0]["rank"])):
         rank = labels["rank"]
