@@ -80,9 +80,11 @@ def annotations_of(alert: Alert, settings: Settings, hostname: str) -> dict[str,
 
 
 def _summary(alert: Alert) -> str:
-    if len(alert.ranks) < 2:
-        return alert.evidence.summary
-    return f"{alert.evidence.summary} (ranks {ranges(alert.ranks)})"
+    """Say which ranks, where the rule's own words do not."""
+    summary = alert.evidence.summary
+    if not alert.ranks or (len(alert.ranks) == 1 and ("rank" in summary or alert.key.title)):
+        return summary
+    return f"{summary} (rank{'s' if len(alert.ranks) > 1 else ''} {ranges(alert.ranks)})"
 
 
 def _description(alert: Alert) -> str:
