@@ -48,6 +48,20 @@ class Series:
         self._end = end
         self._start = max(self._start, end - self.window)
 
+    def append(self, step: int, time: float, value: float) -> None:
+        """Append one point: what `extend` does, without the arrays."""
+        if self._last_step is not None and step < self._last_step:
+            self.returns.append(self.count)
+            del self.returns[:-64]
+        self._last_step = step
+        self.count += 1
+        if self._end == len(self._value):
+            self._make_room(1)
+        end = self._end
+        self._step[end], self._time[end], self._value[end] = step, time, value
+        self._end = end + 1
+        self._start = max(self._start, end + 1 - self.window)
+
     def _note_returns(self, step: IntArray) -> None:
         """Remember where the steps go back; called before the points are counted."""
         if self._last_step is not None and step[0] < self._last_step:

@@ -202,7 +202,6 @@ class Node:
         self.samples[sampler] = taken
         self.sampled[sampler] = now
         self.failing.pop(sampler, None)
-        stamp = np.array([now])
         for sample in taken:
             if isinstance(sample.value, Histogram) or sample.metric.kind == "info":
                 continue
@@ -211,7 +210,7 @@ class Node:
             window = self._windows.get(key)
             if window is None:
                 window = self._windows[key] = Series(sample.metric.name, window=1024)
-            window.extend(np.zeros(1, np.int64), stamp, np.array([sample.value]))
+            window.append(0, now, sample.value)
         for key in gone:
             self._windows.pop(key, None)
 
