@@ -16,6 +16,7 @@ class Files:
     def __init__(self, root: str = "/") -> None:
         self.root = root.rstrip("/")
         self._texts: dict[str, str] = {}
+        self._there: dict[str, bool] = {}
 
     def path(self, relative: str) -> str:
         return f"{self.root}/{relative.lstrip('/')}"
@@ -53,7 +54,10 @@ class Files:
         return sorted(os.listdir(self.path(relative)))
 
     def exists(self, relative: str) -> bool:
-        return os.path.exists(self.path(relative))
+        there = self._there.get(relative)
+        if there is None:
+            there = self._there[relative] = os.path.exists(self.path(relative))
+        return there
 
     def link(self, relative: str) -> str:
         return os.readlink(self.path(relative))

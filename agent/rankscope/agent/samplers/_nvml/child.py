@@ -1,7 +1,8 @@
 """The process that holds NVML: it may hang or die with a card, and the agent goes on.
 
 It reads one JSON question a line (`{"slow": true, "skip": [3]}`: indices) and answers with lines: `at` before it
-touches a card, so that a hang has a name, `card` after, and `end`. It ends when nobody asks any more.
+touches a card, so that a hang has a name, `card` after (with the `at` of the next one), and `end`. It ends when nobody
+asks any more.
 """
 
 from __future__ import annotations
@@ -107,10 +108,12 @@ class Cards:
 
     def look(self, slow: bool, skip: set[int]) -> None:
         """Answer with every card. Raises DriverError and NVMLError when there is no use in going on."""
-        for index in range(nvml.nvmlDeviceGetCount()):
-            if index not in skip:
-                self._answers.say(at=index)
-                self._answers.say(card=self._read(index, slow).to_json())
+        indices = [index for index in range(nvml.nvmlDeviceGetCount()) if index not in skip]
+        if indices:
+            self._answers.say(at=indices[0])
+        for i, index in enumerate(indices):
+            following = {"at": indices[i + 1]} if i + 1 < len(indices) else {}
+            self._answers.say(card=self._read(index, slow).to_json(), **following)
         self._answers.say(end=True, xids=self._xids.take())
 
     def _read(self, index: int, slow: bool) -> Reading:

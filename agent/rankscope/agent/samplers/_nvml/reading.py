@@ -43,7 +43,11 @@ class Reading:
     lost: str = ""  # why it does not answer
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return what `from_json` takes. Written out: dataclasses.asdict copies every value, and took half the time."""
+        tree: dict[str, Any] = {name: getattr(self, name) for name in ("index", "uuid", "info", "values", "lost")}
+        tree["processes"] = [asdict(each) for each in self.processes]
+        tree["instances"] = [asdict(each) for each in self.instances]
+        return tree
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Reading:

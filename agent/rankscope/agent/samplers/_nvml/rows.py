@@ -125,7 +125,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_power_limit_watts", "gauge", "watts", "Enforced power limit.",
-        {"": Call("nvmlDeviceGetEnforcedPowerLimit", per=1000)}, low=1, high=10_000,
+        {"": Call("nvmlDeviceGetEnforcedPowerLimit", per=1000)}, low=1, high=10_000, slow=True,
     ),
     Row(
         "gpu_energy_joules_total", "counter", "joules", "Energy since driver load.",
@@ -206,11 +206,11 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_pcie_replays_total", "counter", "count", "PCIe replays.",
-        {"": Call("nvmlDeviceGetPcieReplayCounter")}, high=1 << 31,
+        {"": Call("nvmlDeviceGetPcieReplayCounter")}, high=1 << 31, slow=True,
     ),
     Row(
         "gpu_pcie_link_width", "gauge", "lanes", "Current PCIe lanes.",
-        {"": Call("nvmlDeviceGetCurrPcieLinkWidth")}, low=1, high=32,
+        {"": Call("nvmlDeviceGetCurrPcieLinkWidth")}, low=1, high=32, slow=True,
     ),
     Row(
         "gpu_pcie_link_width_max", "gauge", "lanes", "PCIe lanes that GPU and slot can do.",
@@ -218,7 +218,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_pcie_link_generation", "gauge", "gen", "Current PCIe generation.",
-        {"": Call("nvmlDeviceGetCurrPcieLinkGeneration")}, low=1, high=8,
+        {"": Call("nvmlDeviceGetCurrPcieLinkGeneration")}, low=1, high=8, slow=True,
     ),
     Row(
         "gpu_pcie_link_generation_max", "gauge", "gen", "PCIe generation that GPU and slot can do.",
@@ -259,7 +259,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "gpu_ecc_errors_total", "counter", "count", "Volatile ECC errors; severity=corrected|uncorrected.",
         {"corrected": _ecc("CORRECTED", "VOLATILE"), "uncorrected": _ecc("UNCORRECTED", "VOLATILE")},
-        "severity", high=1 << 53,
+        "severity", high=1 << 53, slow=True,
     ),
     Row(
         "gpu_ecc_errors_lifetime_total", "counter", "count",
@@ -271,15 +271,15 @@ ROWS: tuple[Row, ...] = (
         "gpu_remapped_rows", "gauge", "rows",
         "Remapped rows over the life of the board; severity=corrected|uncorrected.",
         {"corrected": Call(_REMAPPED, part=0), "uncorrected": Call(_REMAPPED, part=1)},
-        "severity", high=1 << 20,
+        "severity", high=1 << 20, slow=True,
     ),
     Row(
         "gpu_row_remap_pending", "gauge", "bool", "1 when a row remap waits for a reset.",
-        {"": Call(_REMAPPED, part=2)}, high=1,
+        {"": Call(_REMAPPED, part=2)}, high=1, slow=True,
     ),
     Row(
         "gpu_row_remap_failed", "gauge", "bool", "1 when row remapping failed.",
-        {"": Call(_REMAPPED, part=3)}, high=1,
+        {"": Call(_REMAPPED, part=3)}, high=1, slow=True,
     ),
     Row(
         "gpu_recovery_action", "gauge", "enum",
