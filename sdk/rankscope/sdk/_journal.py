@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import time
@@ -233,7 +234,7 @@ class Journal:
                 self.sequence += 1
                 return True
             os.ftruncate(self._file, self.offset)
-            os.lseek(self._file, self.offset, os.SEEK_SET)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._warn("disk_full", f"points are dropped: cannot write to {self.folder}: {error.strerror or error}")
         self.offset = records.SEGMENT_BYTES  # whatever came of it, go on in a new segment

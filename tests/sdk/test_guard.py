@@ -1,0 +1,181 @@
+"""A guest never breaks the house: no call raises, whatever it is given, and what failed is said once and counted."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rankscope import sdk
+from rankscope.sdk import _guard
+from rankscope.sdk.testing import capture
+
+
+class Hostile:
+    """An object all of whose special methods fail."""
+
+    def _fail(self, *_args: object) -> Any:
+        raise RuntimeError("hostile")
+
+    __float__ = __int__ = __index__ = __str__ = __repr__ = __len__ = __iter__ = __hash__ = __eq__ = __bool__ = _fail  # type: ignore[assignment]
+    __getitem__ = __format__ = keys = item = numel = detach = _fail  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("_") else RuntimeError(name)
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text()
+    | st.binary()
+    | st.builds(Hostile)
+    | st.just(np.zeros(3))
+    | st.just(np.float32("nan"))
+    | st.just(object)
+    | st.just(...),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.integers() | st.none(), inner, max_size=3)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=6,
+)
+CALLS = ["log", "phase", "text", "alert", "expect", "image", "histogram", "table", "artifact", "graph", "watch"]
+
+
+def call(name: str, args: list[object], kwargs: dict[str, object]) -> None:
+    function: Any = getattr(sdk, name)
+    result = function(*args, **kwargs)
+    if name == "phase":
+        with result:
+            pass
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if hasattr(sdk, name)])
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ANYTHING, max_size=4), st.dictionaries(st.text(max_size=5) | st.just("step"), ANYTHING, max_size=4))
+def test_no_call_raises_and_the_session_goes_on(name: str, args: list[object], kwargs: dict[str, object]) -> None:
+    with capture() as sent:
+        call(name, args, kwargs)
+        sdk.log(after=1.0)
+    assert [value for _, value in sent.scalar("after")] == [1.0]
+    call(name, args, kwargs)  # nor without a session
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ANYTHING, max_size=4), st.dictionaries(st.text(max_size=8), ANYTHING, max_size=4))
+def test_init_and_finish_take_anything(args: list[object], kwargs: dict[str, object]) -> None:
+    with capture() as sent:
+        init: Any = sdk.init
+        init(*args, **kwargs)
+        sdk.log(after=1.0)
+        finish: Any = sdk.finish
+        finish(*args[:1])
+    assert sent.scalar("after") == [(0, 1.0)]
+
+
+@pytest.mark.parametrize("what", ["project", "name", "config", "id", "tags", "notes", "agent", "mode"])
+@pytest.mark.parametrize(
+    "value", [Hostile(), [Hostile()], "\ud800", "x" * 2_000_000], ids=["hostile", "list", "surrogate", "long"]
+)
+def test_a_real_init_with_anything_leaves_a_session_or_none_but_never_raises(
+    what: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKSCOPE_SPOOL", str(tmp_path))
+    monkeypatch.setenv("RANKSCOPE_AGENT", f"unix:{tmp_path}/none")
+    init: Any = sdk.init
+    init(**{what: value})
+    sdk.log(loss=1.0)
+    sdk.finish()
+
+
+def test_what_failed_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    expect: Any = sdk.expect
+    with capture() as sent:
+        for _ in range(4):
+            expect("long")
+    assert [record.message for record in caplog.records] == [
+        "sdk.expect: ValueError: could not convert string to float: 'long' (__init__.py:"
+        + caplog.records[0].message.rpartition("__init__.py:")[2]
+    ]
+    assert sent.warnings == {"expect:ValueError": 4}
+
+
+def test_a_broken_log_handler_of_the_users_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object) -> None:
+        raise RuntimeError("handler")
+
+    monkeypatch.setattr(_guard.log, "warning", broken)
+    with capture() as sent:
+        sdk.log(loss="x")
+    assert sent.dropped == {"not_a_number": 1}
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_disabled_leaves_no_trace(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKSCOPE_SPOOL", str(tmp_path / "spool"))
+    if how == "environment":
+        monkeypatch.setenv("RANKSCOPE_MODE", "disabled")
+        sdk.init()
+    else:
+        sdk.init(mode="disabled")
+    sdk.log(loss=1.0)
+    sdk.finish()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_importing_the_sdk_imports_nothing_heavy() -> None:
+    code = """
+import sys
+import rankscope.sdk
+heavy = {"torch", "numpy", "grpc", "google.protobuf", "rankscope.agent", "asyncio", "logging.config"} & set(sys.modules)
+print(sorted(heavy))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_signatures_are_those_of_the_contract() -> None:
+    """What users type; a change here is a line in CHANGELOG.md."""
+    path = Path(inspect.getfile(sdk))
+    source = path.read_text()
+    assert (
+        "def log(metrics: Mapping[str, object] | None = None, /, *, step: int | None = None, **scalars: object)"
+        in source
+    )
+    parameters = {
+        "init": "(project, name, config, *, id, tags, notes, agent, mode)",
+        "phase": "(name)",
+        "batches": "(iterable)",
+        "text": "(tag, value, *, step)",
+        "alert": "(title, text, *, severity)",
+        "expect": "(seconds)",
+        "watch": "(model, optimizer, *, every, histograms, activations)",
+        "finish": "(exit_code)",
+    }
+    for name, expected in parameters.items():
+        found = inspect.signature(getattr(sdk, name)).parameters.values()
+        bare = [
+            parameter.replace(annotation=inspect.Parameter.empty, default=inspect.Parameter.empty)
+            for parameter in found
+        ]
+        assert str(inspect.Signature(bare)) == expected, name
+    defaults = inspect.signature(sdk.watch).parameters
+    assert (defaults["every"].default, defaults["histograms"].default, defaults["activations"].default) == (
+        100,
+        True,
+        True,
+    )
+    assert typing.get_type_hints(sdk.expect) == {"seconds": float, "return": type(None)}
