@@ -17,10 +17,23 @@ class Series:
     ahead of them: a restart from a checkpoint.
     """
 
-    __slots__ = ("_end", "_last_step", "_start", "_step", "_time", "_value", "count", "name", "returns", "window")
+    __slots__ = (
+        "_end",
+        "_last_step",
+        "_start",
+        "_step",
+        "_time",
+        "_value",
+        "count",
+        "name",
+        "role",
+        "returns",
+        "window",
+    )
 
-    def __init__(self, name: str, window: int = WINDOW) -> None:
+    def __init__(self, name: str, window: int = WINDOW, role: str | None = None) -> None:
         self.name = name
+        self.role = role  # what the numbers are, whatever they are called
         self.window = window
         self.count = 0
         self.returns: list[int] = []

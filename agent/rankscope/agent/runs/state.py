@@ -126,14 +126,15 @@ class Rank:
                 if len(self.series) + len(self.phases) >= self.limits.series_per_rank:
                     self.refused["series_limit"] = self.refused.get("series_limit", 0) + rows
                     continue
-                series = target[column.name] = Series(column.name)
-                if column.kind == "scalar" and (role := self.roles.of(column.name)):
+                role = self.roles.of(column.name) if column.kind == "scalar" else None
+                series = target[column.name] = Series(column.name, role=role)
+                if role is not None:
                     self._by_role.setdefault(role, series)
             series.extend(block.step, block.time, values)
             if column.kind == "phase":
                 self.phase_seconds[column.name] = self.phase_seconds.get(column.name, 0.0) + float(np.nansum(values))
-            elif (role := self.roles.of(column.name)) in self.nonfinite:
-                self.nonfinite[role] += int(np.count_nonzero(~np.isfinite(values)))
+            elif series.role in self.nonfinite:
+                self.nonfinite[series.role] += int(np.count_nonzero(~np.isfinite(values)))
         if not block.late:
             self._advance(block)
 
