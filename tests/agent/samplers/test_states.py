@@ -1,0 +1,153 @@
+"""What each second of a GPU was."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from rankscope.agent.model import Batch, Block, Column, RankInfo, RankKey
+from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.samplers._nvml.states import Figures, split
+from rankscope.agent.samplers.gpu import Gpu
+from tests.agent.samplers.conftest import attach, declared, values
+from tests.nvml import build
+
+
+def rank(**phases: float) -> Rank:
+    """A rank whose steps of 1 s spend these parts of it in phases."""
+    made = Node("n").attach(RankInfo(RankKey("p", "r", 0), 1, "id"), 0.0)
+    columns = tuple(Column(name, "phase") for name in phases)
+    step = np.arange(20)
+    value = np.tile(np.array(list(phases.values())), (20, 1)).reshape(20, len(phases))
+    made.apply(Batch(0, 0, (Block(columns, step, step.astype(float), value),)), 20.0)
+    return made
+
+
+def parts(figures: Figures, *ranks: Rank) -> dict[str, float]:
+    found = split(figures, ranks)
+    assert found is not None
+    assert sum(found.values()) == pytest.approx(1)
+    return {state: round(part, 2) for state, part in found.items() if part > 0.004}
+
+
+def test_work_is_the_time_with_a_kernel_on_the_gpu() -> None:
+    assert parts(Figures(0.8, 0.7), rank(forward=1.0)) == {"working": 0.8, "idle": 0.2}
+
+
+def test_a_gpu_starves_while_its_rank_waits_for_data() -> None:
+    """As far as it was free: the wait of a loader that works ahead costs the GPU nothing."""
+    assert parts(Figures(0.3, 0.5), rank(data=0.6, forward=0.4)) == {"working": 0.3, "starved": 0.6, "idle": 0.1}
+    assert parts(Figures(0.9, 0.9), rank(data=0.6, forward=0.4)) == {"working": 0.9, "starved": 0.1}
+
+
+def test_nobodys_gpu_is_idle() -> None:
+    assert parts(Figures(0.0, 0.1)) == {"idle": 1.0}
+
+
+def test_a_gpu_that_spins_in_a_collective_looks_busy_and_draws_little() -> None:
+    assert parts(Figures(1.0, 0.14), rank(forward=1.0)) == {"communicating": 1.0}
+    assert parts(Figures(1.0, 0.6), rank(forward=1.0)) == {"working": 1.0}
+
+
+def test_profiling_figures_tell_spinning_better_than_power() -> None:
+    assert parts(Figures(1.0, 0.5, tensor=0.0, dram=0.01), rank(forward=1.0)) == {"communicating": 1.0}
+    assert parts(Figures(1.0, 0.2, tensor=0.0, dram=0.4), rank(forward=1.0)) == {"working": 1.0}
+
+
+def test_time_that_the_rank_says_it_communicated_is_so_counted() -> None:
+    assert parts(Figures(0.9, 0.8), rank(forward=0.7, comm=0.3)) == {"communicating": 0.3, "working": 0.6, "idle": 0.1}
+
+
+def test_work_at_clocks_that_heat_cut_is_throttled() -> None:
+    assert parts(Figures(0.9, 0.8, slowed=True), rank(forward=1.0)) == {"throttled": 0.9, "idle": 0.1}
+
+
+def test_a_card_that_does_not_tell_is_in_no_state() -> None:
+    assert split(Figures(None), ()) is None
+
+
+def test_figures_are_read_from_the_cards_values() -> None:
+    found = Figures.of(
+        {
+            ("gpu_sm_active_ratio", ""): 0.4,
+            ("gpu_power_watts", ""): 350.0,
+            ("gpu_power_limit_watts", ""): 700.0,
+            ("gpu_throttle_active", "hw_thermal"): 1.0,
+        }
+    )
+    assert found == Figures(0.4, 0.5, slowed=True), "in MIG mode SM activity stands for utilisation"
+
+
+def live(
+    sampler: Gpu, node: Node, ranks: list[Rank], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> dict[tuple[str, ...], float]:
+    """Let a simulated machine train for a while, a step a second."""
+    clock = time.time
+    now = clock()
+    found: dict[tuple[str, ...], float] = {}
+    for i in range(int(seconds)):
+        monkeypatch.setattr(time, "time", lambda i=i: now + i)
+        for each in ranks:
+            each.apply(Batch(0, 0, (Block((), np.array([i]), np.array([now + i]), np.empty((1, 0))),)), now + i)
+        samples = tuple(sampler.sample(node))
+        node.observe("gpu", samples, now + i)
+        found = values(samples)
+    monkeypatch.setattr(time, "time", clock)
+    return found
+
+
+def test_simulated_cards_react_to_the_ranks_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("n")
+    attach(node, 1, rank=0)
+    first = node.runs["p", "exp-1"].ranks[0]
+    found = live(Gpu(source="simulated"), node, [first], 30, monkeypatch)
+    assert found["gpu_utilization_ratio", "0"] > 0.9
+    assert found["gpu_utilization_ratio", "1"] == 0
+    assert found["gpu_power_watts", "0"] > 500
+    assert found["gpu_power_watts", "1"] == 70
+    assert found["gpu_temperature_celsius", "0", "gpu"] > 50
+    assert found["gpu_memory_used_bytes", "0"] > 30e9
+    assert found["gpu_process_memory_bytes", "0", "exp-1", "0"] > 30e9
+    assert found["gpu_state_seconds_total", "0", "working"] > 20
+    assert found["gpu_state_seconds_total", "1", "idle"] == pytest.approx(29)
+
+
+def test_simulated_cards_say_that_they_are_simulated() -> None:
+    info = [s for s in Gpu(source="simulated").sample(Node("n")) if s.metric.name == "gpu_info"]
+    assert [dict(zip(s.metric.labels, s.labels, strict=True))["simulated"] for s in info] == ["true", "true"]
+
+
+def test_simulated_cards_can_be_any_scenario() -> None:
+    """The same files describe what the stand-in for NVML's library shows."""
+    path = build.HERE / "scenarios" / "rtx4090.scenario"
+    names = {s.metric.name for s in Gpu(source="simulated", scenario=str(path)).sample(Node("n"))}
+    assert "gpu_fan_speed_ratio" in names
+    assert "gpu_ecc_errors_total" not in names
+
+
+def test_the_rank_is_found_on_its_simulated_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("n")
+    attach(node, 1, rank=1)
+    each = node.runs["p", "exp-1"].ranks[1]
+    live(Gpu(source="simulated"), node, [each], 3, monkeypatch)
+    device = Devices(node).of(each)
+    assert device is not None
+    assert device.gpu == "1"
+
+
+def test_time_in_which_the_machine_slept_was_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("n")
+    sampler = Gpu(source="simulated")
+    before = live(sampler, node, [], 3, monkeypatch)["gpu_state_seconds_total", "0", "idle"]
+    later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    after = values(sampler.sample(node))["gpu_state_seconds_total", "0", "idle"]
+    assert after == before
+
+
+def test_everything_given_is_declared() -> None:
+    sampler = Gpu(source="simulated")
+    assert declared(sampler.metrics, tuple(sampler.sample(Node("n"))))
