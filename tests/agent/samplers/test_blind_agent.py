@@ -1,0 +1,52 @@
+"""A whole agent beside a driver that hangs: it goes on, says that it is blind, and sees again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rankscope.agent.demo.stage import agent
+from tests.agent.samplers.conftest import Driver, wait_for
+from tests.nvml import build
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.e2e
+def test_an_agent_outlives_a_driver_that_hangs(driver: Driver, library: Path, tmp_path: Path) -> None:
+    driver.load(build.scenario("h100"))
+    config: dict[str, object] = {
+        "samplers": {"gpu": {"source": "nvml", "library": str(library), "deadline": "500ms", "interval": "200ms"}},
+        "rules": {"AgentBlind": {"for": "1s"}},
+    }
+    with agent(tmp_path / "runs", config, port=0) as running:
+
+        def value(pattern: str) -> float | None:
+            found = re.search(rf"^rankscope_{pattern} (\S+)$", fetch(f"{running.url}/metrics"), re.MULTILINE)
+            return float(found[1]) if found else None
+
+        def alerts() -> set[str]:
+            return {
+                alert["labels"]["alertname"] for alert in json.loads(fetch(f"{running.url}/api/v1/alerts"))["alerts"]
+            }
+
+        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 642.31)
+        assert value(r'sampler_up\{[^}]*sampler="gpu"[^}]*\}') == 1
+        driver.change("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang")
+        wait_for(lambda: value(r'sampler_up\{[^}]*sampler="gpu"[^}]*\}') == 0)
+        start = time.monotonic()
+        assert value(r"gpu_power_watts\{[^}]*\}") is None, "what cannot be read is absent, not stale"
+        assert value(r"system_load1\{[^}]*\}") is not None
+        assert time.monotonic() - start < 2
+        wait_for(lambda: "AgentBlind" in alerts())
+        driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 120000")
+        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120, 40)
+        wait_for(lambda: "AgentBlind" not in alerts(), 20)
