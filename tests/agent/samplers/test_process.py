@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -222,3 +228,64 @@ def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
         os.killpg(process.pid, 9)
         process.wait()
         sampler.close()
+
+
+class _Engine(http.server.BaseHTTPRequestHandler):
+    """Answers as Docker's engine does."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        known = self.path == f"/containers/{HEX}/json"
+        labels = {"com.docker.compose.service": "trainer"}
+        body = json.dumps({"Name": "/exp1-trainer-1", "Config": {"Image": "train:2.1", "Labels": labels}}).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "socket"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine(root: Root) -> Iterator[list[str]]:
+    (root.path / "var/run").mkdir(parents=True)
+    path = str(root.path / "var/run/docker.sock")
+    _Engine.asked = []
+    with socketserver.UnixStreamServer(path, _Engine) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield _Engine.asked
+        server.shutdown()
+        thread.join()
+
+
+def test_the_engine_names_the_container_its_image_and_its_service(node: Node, root: Root, engine: list[str]) -> None:
+    root.process(100, group=f"/docker/{HEX}")
+    attach(node, 100)
+    sampler = Process(root=str(root))
+    for _ in range(3):
+        info = next(s for s in sampler.sample(node) if s.metric.name == "rank_container_info")
+    labels = dict(zip(info.metric.labels, info.labels, strict=True))
+    assert labels["workload_container"] == "exp1-trainer-1"
+    assert labels["workload_image"] == "train:2.1"
+    assert labels["workload_service"] == "trainer"
+    assert len(engine) == 1, "asked once"
+
+
+def test_an_engine_that_does_not_know_the_container_is_not_asked_all_the_time(
+    node: Node, root: Root, engine: list[str]
+) -> None:
+    other = "f" * 64
+    root.process(100, group=f"/docker/{other}")
+    attach(node, 100)
+    sampler = Process(root=str(root))
+    for _ in range(3):
+        info = next(s for s in sampler.sample(node) if s.metric.name == "rank_container_info")
+    assert info.labels[2:4] == (other[:12], other)
+    assert len(engine) == 1

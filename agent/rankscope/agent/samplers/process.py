@@ -13,6 +13,7 @@ from rankscope.agent.runs.devices import RANK_INFO, Device, Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux import cgroup, pressure, workload
 from rankscope.agent.samplers._linux.deaths import Deaths
+from rankscope.agent.samplers._linux.engine import Engine
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.kmsg import KernelLog
 from rankscope.agent.samplers._linux.processes import Family, Finder, Stat, read_stat
@@ -213,6 +214,7 @@ class Process:
         default_factory=dict[int, workload.Workload], init=False, repr=False
     )
     _helpers: dict[int, tuple[int, bool]] = field(default_factory=dict[int, tuple[int, bool]], init=False, repr=False)
+    _engine: Engine = field(init=False, repr=False)
     _log: KernelLog | None = field(default=None, init=False, repr=False)
     _deaths: Deaths = field(default_factory=Deaths, init=False, repr=False)
     _cpu: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float], init=False, repr=False)
@@ -224,6 +226,9 @@ class Process:
         OOM_TIME,
         OOM_RESIDENT,
     )
+
+    def __post_init__(self) -> None:
+        self._engine = Engine(self.root)
 
     def sample(self, node: Node) -> Iterator[Sample]:
         now = time.time()
@@ -259,7 +264,11 @@ class Process:
         session = rank.info.session
         own = self._workloads.get(session)
         if own is None:
-            own = self._workloads[session] = workload.of_process(files, stat.pid)
+            own = workload.of_process(files, stat.pid)
+            named = self._engine.name(own, time.time())
+            if named is not own or not own.container_id or own.pod_uid:
+                self._workloads[session] = named  # else asked again: the engine may answer later
+            own = named
         pids = self._family.descendants(stat.pid)[1:]
         tree = [stat, *(child for pid in pids if (child := read_stat(files, pid)) is not None)]
         helpers = {child.pid for child in tree[1:] if self._is_helper(files, child)}
