@@ -31,18 +31,18 @@ class Columns:
         self._names: set[Column] = set()
         self._cells = 0
 
-    def rows(self, values: Mapping[str, float], spent: Mapping[str, int] | None, late: bool = False) -> Iterable[Row]:
-        """Return layout and cells of the row that holds the values and phases (ns) of a step.
+    def rows(self, values: Mapping[str, float], spent: Mapping[str, float] | None, late: bool = False) -> Iterable[Row]:
+        """Return layout and cells of the row that holds the values and phases of a step.
 
         It is none where all of it has to be dropped, and several where there are too many combinations of names.
         """
         columns = [Column(name) for name in values]
         cells: list[float] = list(values.values())
         names: Names = tuple(values)
-        if spent is not None:
+        if spent:
             names = (tuple(values), tuple(spent))
             columns += [Column(name, "phase") for name in spent]
-            cells += [ns * 1e-9 for ns in spent.values()]
+            cells += spent.values()
         kept = [(column, cell) for column, cell in zip(columns, cells, strict=True) if self._admit(column)]
         if not kept:
             return []
@@ -55,6 +55,10 @@ class Columns:
         if len(kept) == len(columns) and not late:
             self.known[names] = layout
         return [(layout, [cell for _, cell in kept])]
+
+    def knows(self, name: str) -> bool:
+        """True when a scalar of this name was logged."""
+        return Column(name) in self._names
 
     def _admit(self, column: Column) -> bool:
         """True for a name that is known, or may still become so."""

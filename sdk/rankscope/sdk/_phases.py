@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from time import monotonic_ns
+from time import monotonic
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -15,24 +15,26 @@ _thread = threading.get_ident
 
 
 class Phases:
-    """Nanoseconds by phase since the last row. Only the thread that began with phases is timed: it owns the step."""
+    """Seconds by phase since the last row. Only the thread that began with phases is timed: it owns the step."""
 
     __slots__ = ("live", "owner", "page", "since", "spent", "stack")
 
     def __init__(self, live: Live) -> None:
         self.live = live
         self.page = live.page
-        self.spent: dict[str, int] = {}
+        self.spent: dict[str, float] = {}
         self.stack: list[Phase] = []
-        self.since = 0  # when the innermost phase began or went on
+        self.since = 0.0  # when the innermost phase began or went on
         self.owner = 0
 
-    def take(self) -> dict[str, int]:
-        """Return what was spent since the last call; a phase that is still open goes on into the next step."""
+    def take(self) -> dict[str, float] | None:
+        """Return what the owner thread spent since the last call; an open phase goes on into the next step."""
+        if self.owner != _thread() or not (self.spent or self.stack):
+            return None
         if self.stack:
-            now = monotonic_ns()
+            now = monotonic()
             name = self.stack[-1].name
-            self.spent[name] = self.spent.get(name, 0) + now - self.since
+            self.spent[name] = self.spent.get(name, 0.0) + now - self.since
             self.since = now
         spent, self.spent = self.spent, {}
         return spent
@@ -55,11 +57,11 @@ class Phase:
             if phases.owner:
                 return
             phases.owner = thread
-        now = monotonic_ns()
+        now = monotonic()
         stack = phases.stack
         if stack:
             name = stack[-1].name
-            phases.spent[name] = phases.spent.get(name, 0) + now - phases.since
+            phases.spent[name] = phases.spent.get(name, 0.0) + now - phases.since
         stack.append(self)
         phases.since = now
         phases.page[0] = self.byte
@@ -71,10 +73,10 @@ class Phase:
         stack = phases.stack
         if phases.owner != _thread() or not stack:
             return
-        now = monotonic_ns()
+        now = monotonic()
         top = stack[-1]
         spent = phases.spent
-        spent[top.name] = spent.get(top.name, 0) + now - phases.since
+        spent[top.name] = spent.get(top.name, 0.0) + now - phases.since
         phases.since = now
         if top is self:
             stack.pop()

@@ -23,6 +23,7 @@ from rankscope.sdk._records import MARK
 from rankscope.sdk._values import clean
 
 _INT64 = 2**63
+_thread = threading.get_ident
 _MAX_PHASES = 1000
 
 Scalars: TypeAlias = Mapping[str, object]
@@ -77,8 +78,17 @@ class Session:
             if type(value) is not float:
                 self._odd(now, values, step)
                 return
-        layout = self._known.get(tuple(values))
-        if layout is None or self._rare or self.phases.spent or self.phases.stack:
+        phases = self.phases
+        spent = phases.spent
+        if not spent:
+            layout = self._known.get(tuple(values))
+            cells = values.values()
+        elif phases.owner == _thread():
+            layout = self._known.get((tuple(values), tuple(spent)))
+            cells = (*values.values(), *spent.values())
+        else:
+            layout, cells = None, ()
+        if layout is None or self._rare or phases.stack:
             self._row(now, cast("Mapping[str, float]", values), step, None)
             return
         size, shape, pack_into = layout
@@ -93,16 +103,20 @@ class Session:
                 number = step if type(step) is int and -_INT64 <= step < _INT64 else self._step(step)
             end = journal.offset + size
             if end > journal.limit:
-                self._slow(now, layout, number, cast("Iterable[float]", values.values()))
+                self._slow(now, layout, number, cast("Iterable[float]", cells))
                 self.step = number
+                if spent:
+                    phases.spent = {}
                 return
             sequence = journal.sequence
             self._busy = True
             try:
-                pack_into(journal.buffer, journal.offset, size, shape, number, now, *values.values(), MARK)
+                pack_into(journal.buffer, journal.offset, size, shape, number, now, *cells, MARK)
                 journal.offset = end
                 journal.sequence = sequence + 1
                 self.step = number
+                if spent:
+                    phases.spent = {}
             except BaseException:
                 journal.repair(end, sequence)
                 raise
@@ -168,25 +182,22 @@ class Session:
                 self._settle()
             if late:
                 self._hold(now, number, late)
-            phases = self.phases
-            spent = phases.take() if phases.spent or phases.stack else None
+            spent = self.phases.take()
             if values or spent:
                 self._table(now, number, values, spent)
             self.step = number
 
     def _table(
-        self, now: int, step: int, values: Mapping[str, float], spent: Mapping[str, int] | None, late: bool = False
+        self, now: int, step: int, values: Mapping[str, float], spent: Mapping[str, float] | None, late: bool = False
     ) -> None:
         layout = None
         if not late:
-            layout = self._known.get(tuple(values) if spent is None else (tuple(values), tuple(spent)))
+            layout = self._known.get((tuple(values), tuple(spent)) if spent else tuple(values))
         if layout is None:
             for found, cells in self._columns.rows(values, spent, late):
                 self._slow(now, found, step, cells)
-        elif spent is None:
-            self._slow(now, layout, step, values.values())
         else:
-            self._slow(now, layout, step, (*values.values(), *[ns * 1e-9 for ns in spent.values()]))
+            self._slow(now, layout, step, (*values.values(), *spent.values()) if spent else values.values())
 
     def _slow(self, now: int, layout: Layout, step: int, cells: Iterable[float]) -> None:
         """Write a row where room may have to be made, and look at what it all costs."""
@@ -320,6 +331,10 @@ class Session:
             at = max(0, self.step) if step is None else self._step(step)
             self._table(monotonic_ns() if time_ns is None else time_ns, at, values, None, late=True)
 
+    def knows(self, name: str) -> bool:
+        """True when a scalar of this name was logged."""
+        return self._columns.knows(name)
+
     def end(self, fields: Mapping[str, object], deadline: float) -> None:
         """Write the last records and close the journal."""
         with self._lock:
@@ -328,7 +343,7 @@ class Session:
             if self._late.lost:
                 self.live.drop("late_lost", self._late.lost)
             if self.phases.spent:
-                self._table(monotonic_ns(), max(0, self.step), {}, self.phases.take())
+                self._table(monotonic_ns(), max(0, self.step), {}, self.phases.spent)
             self.event("goodbye", fields)
             self.journal.close()
             self.live.close()

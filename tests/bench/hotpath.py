@@ -1,0 +1,120 @@
+"""What a call of `log()` costs the training, beside the tools that people use today, in one run.
+
+`python tests/bench/hotpath.py [--rounds 3] [--peers]`: contestants take turns, each in a process of its own; peers run
+in environments under `.peers/`, made here from the registry with `--peers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rankscope.agent.demo.stage import AgentProcess, agent
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / ".peers"
+CONTEST = Path(__file__).parent / "peers" / "contest.py"
+OURS = {
+    "floor": "floor: keywords into a memory map",
+    "rankscope": "rankscope",
+    "rankscope_phases": "rankscope, three phases and log()",
+    "rankscope_no_agent": "rankscope, agent absent",
+    "rankscope_stopped_agent": "rankscope, agent stopped (SIGSTOP)",
+    "rankscope_disabled": "rankscope, RANKSCOPE_MODE=disabled",
+    "rankscope_phase": "rankscope, one phase()",
+    "tensorboard": "TensorBoard's SummaryWriter",
+}
+REGISTRY = {
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "swanlab": "swanlab",
+    "aim": "aim",
+    "mlflow": "mlflow",
+    "prometheus": "prometheus_client",
+}
+
+
+def prepare() -> None:
+    """Make an environment for each peer."""
+    for name, package in REGISTRY.items():
+        place = PEERS / name
+        if not (place / "bin" / "python").exists():
+            venv.create(place, with_pip=True)
+        subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", package], check=False)
+
+
+def run(name: str, running: AgentProcess, folder: Path) -> dict[str, float] | None:
+    """Return the figures of one contestant; None where it cannot run here."""
+    python = PEERS / name / "bin" / "python" if name in REGISTRY else Path(sys.executable)
+    if not python.exists():
+        return None
+    address = f"unix:{folder}/nobody.sock" if name == "rankscope_no_agent" else f"unix:{running.socket}"
+    environ = {**os.environ, "RANKSCOPE_AGENT": address, "RANKSCOPE_SPOOL": f"{folder}/spool"}
+    stopped = name == "rankscope_stopped_agent"
+    if stopped:
+        os.kill(running.process.pid, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            [python, CONTEST, name], env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if stopped:
+            os.kill(running.process.pid, signal.SIGCONT)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"median"')]
+    if not lines:
+        sys.stderr.write(f"{name}: {done.stderr.strip().splitlines()[-1:]}\n")
+        return None
+    figures: dict[str, float] = json.loads(lines[-1])
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="fetch the peers first")
+    parser.add_argument("--only", nargs="*", default=[])
+    given = parser.parse_args()
+    if given.peers:
+        prepare()
+    labels = {name: label for name, label in (OURS | REGISTRY).items() if not given.only or name in given.only}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in labels}
+    with tempfile.TemporaryDirectory(prefix="hot") as place, agent(Path(place, "runs"), {}, port=0) as running:
+        for _ in range(given.rounds):
+            order = list(labels)
+            random.shuffle(order)
+            for name in order:
+                figures = run(name, running, Path(place))
+                if figures is not None:
+                    found[name].append(figures)
+                time.sleep(0.5)
+    table = Table(title=f"five scalars a call, µs, medians of {given.rounds} rounds; steps of 2 ms")
+    table.add_column("")
+    for column in ("call", "p99", "added to a step", "CPU a step, all processes"):
+        table.add_column(column, justify="right")
+    for name, label in labels.items():
+        rounds = found[name]
+        cells = (
+            [statistics.median(r[key] for r in rounds) for key in ("median", "p99", "added", "cpu")] if rounds else []
+        )
+        texts = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells]
+        table.add_row(label, *(texts or ["not here"] * 4))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

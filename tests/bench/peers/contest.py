@@ -1,0 +1,241 @@
+"""One contestant in a process of its own: `python contest.py NAME` prints its figures as JSON.
+
+A contestant is one function that starts its tool and returns what logs five scalars. Runs under any Python that has
+the tool; nothing but the standard library is used besides it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+Log = Callable[[int], object]
+CALL_SECONDS, STEPS, BLOCK = 1.5, 800, 20
+
+
+def floor() -> Log:
+    """A Python function that takes five numbers by whatever names and packs them into a memory map."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (mapped as long as the process lives)
+    file.truncate(1 << 20)
+    buffer, layout = mmap.mmap(file.fileno(), 1 << 20), struct.Struct("<q5d")
+
+    def put(*, step: int, **scalars: float) -> None:
+        layout.pack_into(buffer, (step & 4095) * 64, step, *scalars.values())
+
+    return lambda step: put(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
+
+
+def nothing() -> Log:
+    """The loop itself."""
+    return lambda step: None
+
+
+def rankscope() -> Log:
+    from rankscope import sdk
+
+    sdk.init(project="bench", name="hotpath")
+    return lambda step: sdk.log(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
+
+
+rankscope_no_agent = rankscope_stopped_agent = rankscope
+
+
+def rankscope_disabled() -> Log:
+    from rankscope import sdk
+
+    sdk.init(mode="disabled")
+    return lambda step: sdk.log(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
+
+
+def rankscope_phase() -> Log:
+    """One phase, in and out."""
+    from rankscope import sdk
+
+    sdk.init(project="bench", name="hotpath")
+
+    def phase(step: int) -> None:
+        with sdk.phase("forward"):
+            pass
+
+    return phase
+
+
+def rankscope_phases() -> Log:
+    """Five scalars and three phases a step, as in the README."""
+    from rankscope import sdk
+
+    sdk.init(project="bench", name="hotpath")
+
+    def step_(step: int) -> None:
+        with sdk.phase("forward"):
+            pass
+        with sdk.phase("backward"):
+            pass
+        with sdk.phase("optimizer"):
+            pass
+        sdk.log(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
+
+    return step_
+
+
+VALUES = {"loss": 1.0, "lr": 0.1, "grad_norm": 2.0, "tokens": 3.0, "seconds": 4.0}
+
+
+def tensorboard() -> Log:
+    from torch.utils.tensorboard import SummaryWriter  # type: ignore[import-untyped, unused-ignore]
+
+    writer: Any = SummaryWriter(tempfile.mkdtemp())
+
+    def log(step: int) -> None:
+        for name, value in VALUES.items():
+            writer.add_scalar(name, value, step)
+
+    return log
+
+
+def wandb() -> Log:
+    os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=tempfile.mkdtemp())
+    import wandb as tool  # type: ignore[import-not-found, unused-ignore]
+
+    run: Any = tool.init(project="bench")
+    return lambda step: run.log(dict(VALUES), step=step)
+
+
+def trackio() -> Log:
+    os.environ["TRACKIO_DIR"] = tempfile.mkdtemp()
+    import trackio as tool  # type: ignore[import-not-found, unused-ignore]
+
+    tool.init(project="bench")
+    return lambda step: tool.log(dict(VALUES), step=step)
+
+
+def swanlab() -> Log:
+    import swanlab as tool  # type: ignore[import-not-found, unused-ignore]
+
+    tool.init(project="bench", mode="local", logdir=tempfile.mkdtemp())
+    return lambda step: tool.log(dict(VALUES), step=step)
+
+
+def aim() -> Log:
+    from aim import Run  # type: ignore[import-not-found, unused-ignore]
+
+    run: Any = Run(repo=tempfile.mkdtemp(), system_tracking_interval=None)
+
+    def log(step: int) -> None:
+        for name, value in VALUES.items():
+            run.track(value, name=name, step=step)
+
+    return log
+
+
+def mlflow() -> Log:
+    import mlflow as tool  # type: ignore[import-not-found, unused-ignore]
+
+    tool.set_tracking_uri(f"sqlite:///{tempfile.mkdtemp()}/mlflow.db")
+    tool.start_run()
+    return lambda step: tool.log_metrics(VALUES, step=step)
+
+
+def prometheus() -> Log:
+    from prometheus_client import Gauge
+
+    gauges = {name: Gauge(name, name) for name in VALUES}
+
+    def log(step: int) -> None:
+        for name, value in VALUES.items():
+            gauges[name].set(value)
+
+    return log
+
+
+def tight(log: Log) -> tuple[float, float]:
+    """Return median and 99th percentile of a call, µs, without the clock's own cost."""
+    clock, took = time.perf_counter_ns, []
+    end, step = time.perf_counter() + CALL_SECONDS, 0
+    while time.perf_counter() < end and step < 100_000:
+        for _ in range(100):
+            step += 1
+            begin = clock()
+            log(step)
+            took.append(clock() - begin)
+    took.sort()
+    empty = sorted(-(clock() - clock()) for _ in range(2001))[1000]
+    return (took[len(took) // 2] - empty) / 1e3, (took[int(len(took) * 0.99)] - empty) / 1e3
+
+
+def steps(log: Log) -> tuple[float, float]:
+    """Return µs of wall and of CPU time (all processes) that a call adds to a step of 2 ms; blocks take turns."""
+    memory, figures = bytearray(2 << 20), list(range(400))
+
+    def work(rounds: int) -> None:
+        bytes(memory)
+        for _ in range(rounds):
+            sum(figures)
+
+    begin = time.perf_counter()
+    for _ in range(20):
+        work(500)
+    rounds = int(500 * 0.002 / ((time.perf_counter() - begin) / 20))
+    walls: tuple[list[float], list[float]] = ([], [])
+    cpus = [0.0, 0.0]
+    for block in range(2 * STEPS // BLOCK):
+        on = block % 2
+        used, begin = cpu(), time.perf_counter()
+        for step in range(BLOCK):
+            work(rounds)
+            if on:
+                log(1_000_000 + block * BLOCK + step)
+        walls[on].append((time.perf_counter() - begin) / BLOCK)
+        cpus[on] += cpu() - used
+    pairs = sorted(on - off for off, on in zip(*walls, strict=True))
+    middle = pairs[len(pairs) // 4 : -len(pairs) // 4]  # what else the machine does is in the rest
+    return 1e6 * sum(middle) / len(middle), 1e6 * (cpus[1] - cpus[0]) / STEPS
+
+
+def cpu() -> float:
+    """Return the CPU seconds of this process and all that came of it."""
+    own = time.process_time()
+    for pid in descendants():
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                    own += int(file.read().split()[0]) / 1e9
+    return own
+
+
+def descendants() -> list[int]:
+    found, todo = [], [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as file:
+                    children = [int(child) for child in file.read().split()]
+                found += children
+                todo += children
+        except OSError:
+            continue
+    return found
+
+
+def main() -> None:
+    log = globals()[sys.argv[1]]()
+    for step in range(50):
+        log(step)
+    time.sleep(1.0)  # whatever starts beside it has started
+    added, used = steps(log)
+    median, p99 = tight(log)
+    print("\n" + json.dumps({"median": median, "p99": p99, "added": added, "cpu": used}), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
