@@ -35,7 +35,7 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
     \b
     rankscope demo                     a healthy training
     rankscope demo --fault nan         a bad batch: its loss is NaN on one rank
-    rankscope demo --fault spike       a learning rate 100 times too large for five steps
+    rankscope demo --fault spike       a corrupted shard of data: five steps with a high loss
     rankscope demo --serve             look at the page, scrape the metrics
 
     Faults really happen inside the training, not in the reporting. Where the machine has no GPU, GPUs are simulated,
@@ -53,6 +53,7 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
                 "notifiers": {"webhook": [{"url": webhooks.url}]},
                 "samplers": {"gpu": {"source": "simulated" if simulated else "auto"}},
                 "alerts": {"group_interval": "2s", "resolve_after": "2s"},
+                "rules": {"LossSpike": {"hold": "2s"}},  # all is over in a minute
             }
             agent = stack.enter_context(stage.agent(runs.absolute(), config))
             console.print(f"agent: {agent.url}   webhook receiver: {webhooks.url}   runs: {runs.absolute()}\n")

@@ -96,12 +96,11 @@ def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequenc
         console.rule(f"[bold]the first of {len(arrivals)} webhook bodies that the receiver got[/]", align="left")
         console.print_json(json.dumps(firing[0].body), indent=2)
     console.rule("[bold]where to look[/]", align="left")
-    where = Table.grid(padding=(0, 2))
-    where.add_row("TensorBoard", f"tensorboard --logdir {runs}")
-    where.add_row("the run's folder", str(next(iter(sorted(runs.glob("*/*/run.json"), reverse=True)), runs).parent))
+    places = {"TensorBoard": f"tensorboard --logdir {runs}"}
+    places["the run's folder"] = str(next(iter(sorted(runs.glob("*/*/run.json"), reverse=True)), runs).parent)
     if serving:
-        where.add_row("page", f"{url}/")
-        where.add_row("Prometheus scrapes", f"{url}/metrics")
+        places |= {"page": f"{url}/", "Prometheus scrapes": f"{url}/metrics"}
     else:
-        where.add_row("page and metrics", "rankscope demo --serve keeps the agent up to look at them")
-    console.print(where)
+        places["page and metrics"] = "rankscope demo --serve keeps the agent up to look at them"
+    for what, where in places.items():
+        console.print(f"{what:18}  {where}", highlight=False, markup=False, soft_wrap=True)

@@ -44,15 +44,19 @@ class Fault:
             yield batch
 
     def batch(self, step: int, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """nan: for three steps one rank gets batches whose targets are all masked: their mean loss is 0/0."""
+        """Give a rank other data than it should get.
+
+        nan: for three steps one rank gets batches whose targets are all masked: their mean loss is 0/0.
+        spike: for five steps every rank reads a corrupted shard, whose bytes are noise.
+        """
         if self._on("nan", step, last=3) and self.hits_me:
             y = torch.full_like(y, -100)
+        if self._on("spike", step, last=5):
+            x, y = torch.randint_like(x, 256), torch.randint_like(y, 256)
         return x, y
 
     def lr_factor(self, step: int) -> float:
-        """spike: the learning rate is 100 times too large for five steps; explode: for good; plateau: it is zero."""
-        if self._on("spike", step, last=5):
-            return 100.0
+        """explode: from here on the learning rate is 1000 times too large; plateau: it is zero."""
         if self._on("explode", step):
             return 1000.0
         return 0.0 if self._on("plateau", step) else 1.0

@@ -1,0 +1,47 @@
+"""The demo shows all of it, from an empty folder, and says plainly what is simulated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def demo(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "rankscope.agent", "demo", *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def alerts(folder: Path) -> list[tuple[str, str]]:
+    """Alert name and status of everything that the run's own record says."""
+    (path,) = (folder / "rankscope-demo" / "demo").glob("*/alerts.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["labels"]["alertname"], line["status"]) for line in lines]
+
+
+def test_a_bad_batch_is_found_explained_and_over(tmp_path: Path) -> None:
+    said = demo(tmp_path, "--steps", "90", "--fault", "nan")
+    assert "simulated" in said.splitlines()[1]
+    assert "rank 1 of demo-nan-" in said
+    assert "a bad batch" in said
+    assert '"version": "4"' in said
+    assert f"tensorboard --logdir {tmp_path}/rankscope-demo" in said.splitlines()[-3]
+    assert alerts(tmp_path)[0] == ("LossNaN", "firing")
+    assert ("LossNaN", "resolved") in alerts(tmp_path)
+
+
+def test_a_corrupted_shard_is_a_spike(tmp_path: Path) -> None:
+    demo(tmp_path, "--steps", "300", "--fault", "spike")
+    assert ("LossSpike", "firing") in alerts(tmp_path)
+
+
+def test_a_healthy_training_raises_no_alarm(tmp_path: Path) -> None:
+    said = demo(tmp_path, "--steps", "150")
+    assert "nothing wrong" in said
