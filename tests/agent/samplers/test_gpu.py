@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers.gpu import Gpu
-from tests.agent.samplers.conftest import Driver, attach, declared, values, wait_for
+from tests.agent.samplers.conftest import Driver, Root, attach, declared, values, wait_for
 from tests.nvml import build
 
 Make = Callable[..., Gpu]
@@ -221,3 +222,38 @@ def test_auto_shows_nothing_where_there_is_no_driver_and_never_simulates(node: N
     """A machine without libnvidia-ml.so.1 is a machine without GPUs."""
     sampler = Gpu(library="/nonexistent")
     assert list(sampler.sample(node)) == []
+
+
+@pytest.mark.parametrize("scenario", ["h100", "a100-mig", "rtx4090", "l4", "gb200", "broken"])
+def test_every_value_of_every_scenario_is_as_it_was(
+    driver: Driver, gpu: Make, node: Node, golden: Callable[[str, str], None], scenario: str
+) -> None:
+    """Golden files; times and what the sampler counts itself are left out."""
+    driver.load(build.scenario(scenario))
+    sampler = gpu()
+    list(sampler.sample(node))
+    lines = [
+        f"{sample.metric.name}{{{','.join(sample.labels)}}} {sample.value:.12g}"
+        for sample in sampler.sample(node)
+        if sample.metric.name != "gpu_state_seconds_total"
+    ]
+    golden(f"gpu-{scenario}.txt", "\n".join(sorted(lines)) + "\n")
+
+
+XID = "4,99,{usec},-;NVRM: Xid (PCI:0000:18:00): {code}, pid=4711, name=python, GPU has fallen off the bus.\n"
+
+
+def test_the_kernels_log_tells_of_errors_that_nvml_does_not(driver: Driver, gpu: Make, node: Node, root: Root) -> None:
+    """And what both tell is counted once."""
+    driver.load(build.scenario("h100"))
+    root.write({"dev/kmsg": XID.format(usec=1, code=74)})
+    sampler = gpu(root=str(root))
+    assert not any(key[0] == "gpu_xid_errors_total" for key in values(sampler.sample(node))), "before the agent's time"
+    with (root.path / "dev/kmsg").open("a") as log:
+        log.write(XID.format(usec=int(time.monotonic() * 1e6), code=79))
+    driver.load(build.scenario("h100") + "xid 79\n")
+    time_of_both = time.monotonic() + 1.5
+    while time.monotonic() < time_of_both:
+        found = values(sampler.sample(node))
+    assert found["gpu_xid_errors_total", "0", "79"] == 1
+    assert ("gpu_xid_errors_total", "0", "74") not in found
