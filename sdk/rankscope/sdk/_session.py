@@ -50,6 +50,7 @@ class Session:
         "phase_objects",
         "phases",
         "step",
+        "tend",
     )
 
     def __init__(self, journal: Journal, live: Live) -> None:
@@ -67,6 +68,7 @@ class Session:
         self._late = Late()
         self._rare = False  # something has to be looked after at the next row
         self._media = 0
+        self.tend: Callable[[], None] | None = None  # looks after the sender
 
     # --- rows of numbers ---------------------------------------------------------------------------------------------
 
@@ -217,6 +219,8 @@ class Session:
                 if cost.sampling:
                     journal.advance()
                     cost.usual(journal.sequence, monotonic_ns() - now, len(self.phase_objects))
+                    if self.tend is not None:
+                        self.tend()
                 else:  # room was made: the next call will be a usual one
                     journal.limit = 0
                     cost.spend(monotonic_ns() - now)

@@ -1,0 +1,302 @@
+"""What happens inside the model: gradients, weights, updates, activations, learning rate, loss scale, memory."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from rankscope.sdk import _guard as guard
+from rankscope.sdk import _session
+from rankscope.sdk.torch import _blame, _scaler, _spread
+from rankscope.sdk.torch._activations import Activations
+from rankscope.sdk.torch._later import Later, Then
+from rankscope.sdk.torch._layers import Census, census, flat, layers_of, local, names_of
+from rankscope.sdk.torch._pace import Pace
+from rankscope.sdk.torch._readings import frozen, memory, on_host, rates
+from rankscope.sdk.torch._updates import Before
+
+HISTOGRAMS = 8  # parameters a sample; the next sample takes the next ones
+RATES_EVERY = 10  # steps between two looks at the learning rates
+
+_watched: weakref.WeakKeyDictionary[Module, Watch] = weakref.WeakKeyDictionary()
+
+
+def watch(
+    model: Module,
+    optimizer: Optimizer | None = None,
+    *,
+    every: int = 100,
+    histograms: bool = True,
+    activations: bool = True,
+) -> None:
+    """Watch a model from here on, at every `every`-th step of its optimizer (None: of any that holds its parameters).
+
+    Logged under the names that rules look for: `grad_norm` (after clipping; left to the user who logs it already),
+    `first_layer_grad_norm`, `last_layer_grad_norm`, `update_ratio`, `unchanged_fraction`, `dead_fraction` and
+    `saturated_fraction` (of the worst layer), `lr`, `grad_scale`; and in detail under `gradients/`, `weights/`,
+    `activations/`, `memory/`. The first gradient that is not finite is traced to the layer where it began.
+    """
+    if model in _watched:
+        _watched[model].pace.every = max(1, every)
+        return
+    _watched[model] = Watch(model, optimizer, max(1, every), histograms, activations)
+
+
+class Watch:
+    """One model under watch. All its work is done in hooks around the optimizer's step, on sampled steps."""
+
+    def __init__(
+        self, model: Module, optimizer: Optimizer | None, every: int, histograms: bool, activations: bool
+    ) -> None:
+        self.pace = Pace(every)
+        self._model = weakref.ref(model)
+        self._names = names_of(model)
+        self._layers = layers_of(self._names.values())
+        self._order = list(dict.fromkeys(self._layers[name] for name in self._names.values()))
+        self._histograms = histograms
+        self._activations = Activations(_blame.bare(model)) if activations else None
+        self._optimizers: list[weakref.ref[Optimizer]] = []
+        self._mine: set[str] = set()  # names that are logged here
+        self._later = Later()
+        self._call: tuple[tuple[object, ...], Mapping[str, object]] | None = None
+        self._broken: bool | None = False  # None: explained
+        self._before: Before | None = None
+        self._scale = _scaler.Scale(self._later, self._emit, self._scales)
+        self._turn = 0  # which parameters' histograms come next
+        self._hook(model, optimizer)
+
+    def _hook(self, model: Module, optimizer: Optimizer | None) -> None:
+        inside = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+        if not inside:
+            model.register_forward_pre_hook(self._called, with_kwargs=True)
+        if self._activations is not None and (inside or hasattr(model, "_orig_mod")):
+            self._activations = None
+            guard.warn("watch:compiled", "watch: activations are not seen, since torch.compile hides the layers")
+        if self._activations is not None and not self._activations.listen():
+            self._activations = None
+            guard.warn(
+                "watch:activations", "watch: no activations are seen: none is a module (torch.nn.ReLU and the like)"
+            )
+        if optimizer is not None:
+            self._optimizers.append(weakref.ref(optimizer))
+            optimizer.register_step_pre_hook(self._pre)
+            optimizer.register_step_post_hook(self._post)
+        else:
+            register_optimizer_step_pre_hook(self._pre)
+            register_optimizer_step_post_hook(self._post)
+        _scaler.observe(self._scale)
+
+    def _scales(self, optimizers: set[int]) -> bool:
+        """True when a scaler that knows these optimizers scales for this model."""
+        return any(id(known()) in optimizers for known in self._optimizers)
+
+    def _called(self, _model: Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if not torch.compiler.is_compiling() and self._broken is not None and torch.is_grad_enabled():
+            self._call = args, kwargs
+
+    # --- around the optimizer's step ---------------------------------------------------------------------------------
+
+    @guard.guarded(guard.nothing)
+    def _pre(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+        session = _session.current
+        if session is None or torch.compiler.is_compiling():
+            return
+        place = self._place(optimizer)
+        if place is None:
+            return
+        started = time.perf_counter()
+        self._scale.stepped = True
+        self._later.poll()
+        if place == 0:
+            self.pace.advance(session.step, started)
+        with torch.no_grad():
+            self._probe(optimizer)
+            if self.pace.due or self.pace.steps % RATES_EVERY == 1:
+                self._rates(session, optimizer, place)
+            if self.pace.due:
+                self._sample(session, optimizer, place)
+        self.pace.spend(started)
+
+    @guard.guarded(guard.nothing)
+    def _post(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+        session = _session.current
+        if session is None or torch.compiler.is_compiling() or (place := self._place(optimizer)) is None:
+            return
+        started = time.perf_counter()
+        self._call = None
+        if self._before is not None:
+            self._compare(session, f"optimizer{place}/" if place else "")
+        self.pace.spend(started)
+        if self.pace.near and self._activations is not None and session.live.rate("activations") > 0:
+            self._activations.stop()
+            self._activations.listen()
+
+    def _place(self, optimizer: Optimizer) -> int | None:
+        """Return which of the model's optimizers this is, or None where it is another model's."""
+        for i, known in enumerate(self._optimizers):
+            if known() is optimizer:
+                return i
+        if not any(id(parameter) in self._names for group in optimizer.param_groups for parameter in group["params"]):
+            return None
+        self._optimizers.append(weakref.ref(optimizer))
+        return len(self._optimizers) - 1
+
+    # --- what is looked at -------------------------------------------------------------------------------------------
+
+    def _emit(self, session: _session.Session, values: Mapping[str, float], step: int, at: int) -> None:
+        """Log numbers, but for those that the user logs under the same name."""
+        own = {name: value for name, value in values.items() if name in self._mine or not session.knows(name)}
+        self._mine.update(own)
+        if own:
+            session.scalars(own, step, at)
+
+    def _rates(self, session: _session.Session, optimizer: Optimizer, place: int) -> None:
+        values = rates(optimizer, f"optimizer{place}/" if place else "")
+        self._emit(session, values, self.pace.number, time.monotonic_ns())
+
+    def _probe(self, optimizer: Optimizer) -> None:
+        """Look at one small gradient, at every step: what is not finite anywhere behind it arrives there."""
+        if self._broken is None:
+            return
+        if self._broken:
+            self._explain(optimizer)
+            return
+        for parameter in cast("list[dict[str, list[Tensor]]]", optimizer.param_groups)[0]["params"]:
+            gradient = parameter.grad
+            if gradient is None or gradient.is_sparse:
+                continue
+            self._later.put([local(gradient).sum().reshape(1)], self._probed)
+            break
+        if self._broken and on_host(optimizer):
+            self._explain(optimizer)
+
+    def _probed(self, numbers: list[float]) -> None:
+        if self._broken is not None and not math.isfinite(numbers[0]):
+            self._broken = True
+
+    def _explain(self, optimizer: Optimizer) -> None:
+        """Say once where the first value that is not finite came from."""
+        model, session = self._model(), _session.current
+        self._broken = None
+        if model is None or session is None:
+            return
+        found = _blame.explain(model, self._call, census(optimizer, self._names))
+        step = self.pace.number
+        text = f"At step {step} a gradient is not finite.\n\n{found}"
+        session.event("text", {"tag": "watch/first_nonfinite", "value": text}, step=step)
+        self._call = None
+
+    def _sample(self, session: _session.Session, optimizer: Optimizer, place: int) -> None:
+        found = census(optimizer, self._names)
+        step, at = self.pace.number, time.monotonic_ns()
+        prefix = f"optimizer{place}/" if place else ""
+        if found.sharded:
+            guard.warn("watch:sharded", "watch: the model is sharded: norms are of this rank's share of it")
+        self._before = Before(found)
+        scale = cast("Tensor | None", getattr(optimizer, "grad_scale", None))
+        shares = list(found.shares.values())
+        orders = [list(dict.fromkeys(self._layer(name) for name in share.names)) for share in shares]
+        vectors = [share.norms(self._layers, order, scale) for share, order in zip(shares, orders, strict=True)]
+        if vectors:
+            self._later.put(vectors, lambda numbers: self._norms(numbers, orders, prefix, step, at))
+        idle = found.idle / found.parameters if found.parameters else 0.0
+        self._emit(session, {f"{prefix}no_gradient_fraction": idle, **frozen(self._model()), **memory()}, step, at)
+        if place == 0 and self._activations is not None:
+            self._activity(step, at)
+        if self._histograms and session.live.rate("histograms") > 0:
+            self._spreads(found, step, max(1, round(HISTOGRAMS * min(1.0, session.live.rate("histograms")))))
+
+    def _layer(self, name: str) -> str:
+        return self._layers.setdefault(name, name.rpartition(".")[0] or name)
+
+    def _norms(self, numbers: list[float], orders: list[list[str]], prefix: str, step: int, at: int) -> None:
+        session = _session.current
+        if session is None:
+            return
+        gradient = weight = 0.0
+        layers: dict[str, float] = {}
+        start = 0
+        for order in orders:
+            gradient += numbers[start]
+            weight += numbers[start + 1]
+            for layer, square in zip(order, numbers[start + 2 :], strict=False):
+                layers[layer] = layers.get(layer, 0.0) + square
+            start += 2 + len(order)
+        values = {f"{prefix}grad_norm": math.sqrt(gradient), f"{prefix}weight_norm": math.sqrt(weight)}
+        known = [layer for layer in self._order if layer in layers] or list(layers)
+        values[f"{prefix}first_layer_grad_norm"] = math.sqrt(layers[known[0]])
+        values[f"{prefix}last_layer_grad_norm"] = math.sqrt(layers[known[-1]])
+        values |= {f"grad_norm/{layer}": math.sqrt(square) for layer, square in layers.items()}
+        self._emit(session, values, step, at)
+
+    def _compare(self, session: _session.Session, prefix: str) -> None:
+        """Log how much the step changed the weights."""
+        before, self._before = self._before, None
+        if before is None:
+            return
+        with torch.no_grad():
+            vectors = before.compare()
+        step, at = self.pace.number, time.monotonic_ns()
+
+        def compared(numbers: list[float]) -> None:
+            change, size, unchanged, elements = (sum(numbers[i::4]) for i in range(4))
+            values: dict[str, float] = {}
+            if size > 0:
+                values[f"{prefix}update_ratio"] = math.sqrt(change / size)
+            if elements + before.idle:
+                values[f"{prefix}unchanged_fraction"] = (unchanged + before.idle) / (elements + before.idle)
+            self._emit(session, values, step, at)
+
+        self._later.put(vectors, compared)
+
+    def _activity(self, step: int, at: int) -> None:
+        found = self._activations.stop() if self._activations is not None else {}
+        by_device: dict[torch.device, list[tuple[str, str, Tensor]]] = {}
+        for name, (kind, share) in found.items():
+            by_device.setdefault(share.device, []).append((kind, name, share))
+        order = [(kind, name) for entries in by_device.values() for kind, name, _ in entries]
+
+        def seen(numbers: list[float]) -> None:
+            session = _session.current
+            if session is None:
+                return
+            values: dict[str, float] = {}
+            for (kind, name), number in zip(order, numbers, strict=True):
+                values[f"activations/{name}/{kind}"] = number
+                values[kind] = max(values.get(kind, 0.0), number)
+            self._emit(session, values, step, at)
+
+        if order:
+            self._later.put([torch.stack([share for _, _, share in e]) for e in by_device.values()], seen)
+
+    def _spreads(self, found: Census, step: int, most: int) -> None:
+        """Send histograms of some parameters and their gradients, other ones each time."""
+        pairs = [
+            pair
+            for share in found.shares.values()
+            for pair in zip(share.names, share.weights, share.gradients, strict=True)
+        ]
+        for i in range(min(most, len(pairs))):
+            name, weight, gradient = pairs[(self._turn + i) % len(pairs)]
+            for kind, tensor in (("weights", weight), ("gradients", gradient)):
+                elements = flat(tensor)
+                if elements is not None:
+                    self._later.put([_spread.spread(elements)], _sender(f"{kind}/{name}", step))
+        self._turn += most
+
+
+def _sender(tag: str, step: int) -> Then:
+    def send(numbers: list[float]) -> None:
+        data, metadata = _spread.unpack(numbers)
+        _session.media("histogram", tag, data, metadata, step)
+
+    return send
