@@ -54,6 +54,11 @@ class Helper:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        """True when the sender died: someone killed it, or the machine ran out of memory."""
+        return self._process.poll() is not None
+
     def finish(self, deadline: float) -> bool:
         """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""
         with contextlib.suppress(OSError):

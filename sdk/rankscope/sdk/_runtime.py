@@ -23,6 +23,7 @@ from rankscope.sdk._launch import Helper
 from rankscope.sdk._values import clean
 
 FINISH_SECONDS = 1.9  # finish() takes at most 2 s, all told
+MAX_RESTARTS = 10  # of the sender, in a session
 OWNER = "RANKSCOPE_OWNER"  # for children: the process whose session is not theirs
 
 
@@ -33,6 +34,25 @@ class Running:
         self.begun = begun
         self.ends: Ends | None = None
         self.helper: Helper | None = None
+        self._restarts = 0
+        self._address = ""
+
+    def send_to(self, address: str, talks: bool) -> None:
+        """Start the sender. Raises OSError or ValueError where that is not possible."""
+        self._address = address
+        self.helper = Helper(self.begun.folder, address, talks)
+        self.begun.session.tend = self.tend
+
+    def tend(self) -> None:
+        """Start another sender where ours has died; called now and then by whoever logs."""
+        if self.helper is None or self._restarts >= MAX_RESTARTS or not self.helper.gone:
+            return
+        self._restarts += 1
+        self.helper.forget()
+        try:
+            self.helper = Helper(self.begun.folder, self._address, False)
+        except (OSError, ValueError):
+            self.helper = None
 
     def end(self, exit_code: object) -> None:
         """Write the goodbye, let the sender deliver, leave the rest on disk."""
@@ -88,7 +108,7 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
     found.ends = Ends(begun.folder)
     talks = identity.rank == 0 and guard.log.level <= logging.INFO
     try:
-        found.helper = Helper(begun.folder, str(agent) if agent else default_agent(), talks)
+        found.send_to(str(agent) if agent else default_agent(), talks)
     except (OSError, ValueError) as error:
         guard.warn("init:sender", f"no sender could be started ({error}): points wait in {begun.folder}")
     running = found
