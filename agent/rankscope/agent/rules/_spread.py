@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -49,6 +50,22 @@ class Spread:
     def sigma(self) -> float:
         """A standard deviation that outliers do not move: the interquartile range over that of a normal distribution."""
         return (self.quantile(0.75) - self.quantile(0.25)) / IQR_OF_NORMAL
+
+    def farther(self, value: float) -> float:
+        """Return how far above the median a value lies in logarithms, in deviations of the logarithms.
+
+        Infinity where values are not positive and logarithms mean nothing.
+        """
+        if self.quantile(0.25) <= 0 or value <= 0:
+            return math.inf
+        sigma = self.log_sigma
+        return math.log(value / self.median) / sigma if sigma > 0 else math.inf
+
+    @property
+    def log_sigma(self) -> float:
+        """The deviation of the logarithms, as `sigma` of the values; infinity where values are not positive."""
+        low = self.quantile(0.25)
+        return math.log(self.quantile(0.75) / low) / IQR_OF_NORMAL if low > 0 else math.inf
 
     @property
     def low(self) -> float:

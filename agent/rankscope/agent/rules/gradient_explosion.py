@@ -20,8 +20,9 @@ from rankscope.agent.runs.state import Node, Run
 class GradientExplosion:
     """The gradient norm is many times what it was, or not finite, at several steps in a row.
 
-    Fires at `times` the median of the last `window` norms, and above the largest of them, at `several` of the last 5
-    points; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
+    Fires at `times` the median of the last `window` norms, above the largest of them and by `logarithm` deviations of their logarithm
+    (the norms of small batches span powers of ten), at `several` of the last 5 points; or when the upper norms of the last points have grown to `grown` times what they were when the loss was at its
+    best, while the loss has become worse; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
     of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. Nor is it one while the loss falls below what it was. A norm that grows
     slowly over a run, as they do, moves its median along.
 
@@ -38,7 +39,9 @@ class GradientExplosion:
     for_: Span = field(default_factory=Span)
     times: float = 10.0
     window: int = 128
+    logarithm: float = 4.0  # deviations of the norms' logarithm
     several: int = 3  # of the last 5 points
+    grown: float = 5.0  # times the norm at the best loss
     endless: int = 8  # points in a row that are not finite
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
@@ -58,6 +61,10 @@ class _Norms(Fold[GradientExplosion]):
         self.large = [False] * 5
         self.endless = 0
         self.calm = 0
+        self.seen = 0
+        self.late = Spread(32)
+        self.best: tuple[float, float] | None = None  # lowest loss so far, and the upper norms then
+        self.start: float | None = None  # loss at the first look
 
     def back(self, step: int, place: Place) -> None:
         self.waiting.clear()
@@ -79,13 +86,19 @@ class _Norms(Fold[GradientExplosion]):
             usual.add(value)
             return
         self.lacks = None
-        large = value > rule.times * usual.median and value > usual.high and value > 0 and not _learning(place, step)
+        large = value > rule.times * usual.median and value > usual.high and value > 0
+        large = large and usual.farther(value) > rule.logarithm and not _learning(place, step)
         if self.episodes.current is not None:
             self.calm = 0 if large else self.calm + 1
             if not large:
                 usual.add(value)
             if self.calm >= CALM:
                 self.episodes.end(place.now)
+            return
+        self.seen += 1
+        self.late.add(value)
+        if self.seen % 16 == 0 and (grown := self._grown(rule, step, place)) is not None:
+            self._begin(grown, step, time, value, place)
             return
         self.large = [*self.large[1:], large]
         if sum(self.large) >= rule.several:
@@ -102,6 +115,27 @@ class _Norms(Fold[GradientExplosion]):
                     usual.add(waiting)
                 self.waiting.clear()
             usual.add(value)
+
+    def _grown(self, rule: GradientExplosion, step: int, place: Place) -> str | None:
+        """Return how far the norms have grown since the loss was at its best, where that is an explosion."""
+        losses = place.around(step + 1, place.now).before("loss", 32)
+        losses = losses[np.isfinite(losses)]
+        if len(losses) < 16 or len(self.late) < 32:
+            return None
+        loss, upper = float(np.median(losses)), self.late.quantile(0.75)
+        if self.start is None:
+            self.start = loss
+        if self.best is None or loss <= self.best[0]:
+            self.best = (loss, upper)
+            return None
+        worse = loss - self.best[0] > 0.1 * max(self.start - self.best[0], 0.1 * abs(self.best[0]))
+        if not worse or upper < rule.grown * self.best[1]:
+            return None
+        return (
+            f"gradient norm grew to {upper / self.best[1]:.0f} times what it was when the loss was best"
+            if self.best[1] > 0
+            else None
+        )
 
     def _begin(self, summary: str, step: int, time: float, value: float, place: Place) -> None:
         self.calm = 0

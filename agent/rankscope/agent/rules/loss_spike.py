@@ -26,7 +26,7 @@ class LossSpike:
     above the level *and* `tail` times as far as the farthest of the window did (batches of few samples have losses with
     long tails); `several` of the last 5 points fire at `sustained` deviations. Either way the jump must undo at
     least the share `undo` of what the run has learned since its start, which keeps a run that has converged to 1e-4 from
-    crying over 1e-3. While a spike lasts the level stands still; when the loss stays up for a whole window, that is its
+    crying over 1e-3; and positive losses must also stand out in their logarithm, by `logarithm` deviations. While a spike lasts the level stands still; when the loss stays up for a whole window, that is its
     new level (a curriculum, a new data set). A lone outlier makes the rule expect others of its size.
 
     Needs `loss`, 20 points of it; uses `grad_norm` and `lr`. After a restart that goes back, the points of the
@@ -46,6 +46,7 @@ class LossSpike:
     single: float = 10.0  # deviations for one point
     tail: float = 3.0  # times the farthest point of the window
     sustained: float = 5.0  # deviations for several points
+    logarithm: float = 4.0  # deviations of the losses' logarithm
     several: int = 4  # of the last 5 points
     undo: float = 0.1  # share of what was learned
     hold: Seconds = 30.0  # it is told for so long after the loss is back
@@ -67,6 +68,7 @@ class LossSpike:
         return each_rank(run.ranks.values(), judge)
 
 
+WIDE = 1.0  # deviation of the losses' logarithm from which on they span powers of ten
 LEAST = 20  # points before the level means anything
 FIRST = 5  # points whose median is the loss at the start
 BACK = 5  # points in a row near the level that end a spike
@@ -150,9 +152,16 @@ class _Memory:
             return None
         usual = spread.high - level
         start = sorted(self.first)[len(self.first) // 2]
+        far = spread.farther(value)
+        if far < rule.logarithm:
+            self._far.append(False)
+            self._accept(step, value)
+            return None
         material = above >= rule.undo * max(start - min(self.best, level), usual)
         many = f"{above / sigma:.0f} deviations" if sigma > 0 else "far"
-        if material and above > max(rule.single * sigma, rule.tail * usual, 1.5 * self._lone):
+        strong = material and above > max(rule.single * sigma, rule.tail * usual, 1.5 * self._lone)
+        # Where losses span powers of ten a lone one far up may be a single hard sample: two of three are not.
+        if strong and (far > 1.5 * rule.logarithm or spread.log_sigma < WIDE or any(list(self._far)[-2:])):
             return many
         self._far.append(material and above > usual)
         if sum(self._far) >= rule.several:

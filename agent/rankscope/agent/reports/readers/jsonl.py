@@ -22,10 +22,6 @@ NOT_FINITE = {
 }
 
 
-class BadLine(Exception):
-    """A line that is not what this format holds; the text names line and reason."""
-
-
 def read(stream: IO[str], bad: list[str]) -> Iterator[Row]:
     """Yield the rows of a JSONL stream; lines that cannot be read are described in `bad`."""
     previous = -1
