@@ -58,6 +58,7 @@ def gpu(driver: Driver, library: Path) -> Iterator[Callable[..., Gpu]]:
     made: list[Gpu] = []
 
     def make(**fields: object) -> Gpu:
+        fields.setdefault("deadline", 60.0)  # a busy machine takes long to start a process
         made.append(Gpu(source="nvml", library=str(library), **fields))  # type: ignore[arg-type]
         return made[-1]
 

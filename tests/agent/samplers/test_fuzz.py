@@ -59,7 +59,7 @@ def test_a_driver_that_answers_anything(library: Path, changed: dict[int, str], 
         scenario = Path(folder, "s")
         scenario.write_text("\n".join(text) + ("\nmig\nnvmlDeviceGetUUID MIG-1\n" if mig else ""))
         os.environ["NVML_STANDIN"] = str(scenario)
-        sampler = Gpu(source="nvml", library=str(library))
+        sampler = Gpu(source="nvml", library=str(library), deadline=60.0)
         try:
             for _ in range(2):
                 false = [sample for sample in sampler.sample(Node("n")) if not true(sample)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -216,6 +217,21 @@ def test_a_gpu_process_belongs_to_the_rank_that_it_descends_from(
     assert found["gpu_process_utilization_ratio", "0", "exp-1", "3"] == 0.96
     assert found["gpu_process_memory_bytes", "0", "", ""] == 1073741824
     assert found["gpu_process_utilization_ratio", "0", "", ""] == 0.4
+
+
+def test_a_driver_that_is_installed_later_is_found(
+    driver: Driver, library: Path, tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.load(build.scenario("l4"))
+    folder = tmp_path / "lib"
+    sampler = Gpu(library=str(folder), deadline=60.0)
+    assert list(sampler.sample(node)) == []
+    folder.symlink_to(library)
+    assert list(sampler.sample(node)) == [], "it is not searched for at every look"
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert values(sampler.sample(node))["gpu_up", "0"] == 1
+    sampler.close()
 
 
 def test_auto_shows_nothing_where_there_is_no_driver_and_never_simulates(node: Node) -> None:

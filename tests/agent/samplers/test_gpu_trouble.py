@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rankscope.agent.model import Sample
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.source import BlindError, NvmlSource
 from rankscope.agent.samplers.gpu import Gpu
@@ -24,6 +25,23 @@ def pid_of(sampler: Gpu) -> int | None:
     return source._link.pid if source._link is not None else None
 
 
+def look(sampler: Gpu, node: Node) -> tuple[Sample, ...]:
+    """Sample once NVML is open: on a busy machine its process may take longer to start than a look may last."""
+    found: list[tuple[Sample, ...]] = []
+
+    def opened() -> bool:
+        try:
+            found.append(tuple(sampler.sample(node)))
+        except BlindError as error:
+            if str(error) == "NVML is opening":
+                return False
+            raise
+        return True
+
+    wait_for(opened, 30)
+    return found[0]
+
+
 def forget_waiting(sampler: Gpu) -> None:
     """Let the times after which something is tried again be over."""
     source = sampler._nvml
@@ -35,49 +53,48 @@ def forget_waiting(sampler: Gpu) -> None:
 def test_a_call_that_hangs_ends_with_its_process_and_values_come_back(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100"))
     sampler = gpu(deadline=0.5)
-    assert values(sampler.sample(node))["gpu_up", "0"] == 1
+    assert values(look(sampler, node))["gpu_up", "0"] == 1
     first = pid_of(sampler)
     driver.change("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang")
-    start = time.monotonic()
     with pytest.raises(BlindError, match="GPU 0 did not answer in time"):
-        list(sampler.sample(node))
-    assert time.monotonic() - start < 5
+        look(sampler, node)
     driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 99000")
     forget_waiting(sampler)
-    assert values(sampler.sample(node))["gpu_power_watts", "0"] == 99
+    assert values(look(sampler, node))["gpu_power_watts", "0"] == 99
     assert pid_of(sampler) != first
-    list(sampler.sample(node))
+    look(sampler, node)
     assert not os.path.exists(f"/proc/{first}"), "the old process is dead and buried"
 
 
 def test_one_card_that_hangs_costs_that_card_only(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.several("h100", 3))
-    sampler = gpu(deadline=0.5)
-    list(sampler.sample(node))
+    sampler = gpu(deadline=1.5)
+    look(sampler, node)
     cards = driver.path.read_text().split("card\n")
     cards[2] = "* hang\n" + cards[2]
     driver.load("card\n".join(cards))
-    list(sampler.sample(node))  # the look in which it hangs
-    start = time.monotonic()
-    found = values(sampler.sample(node))
-    assert time.monotonic() - start < 0.45, "the card that hangs is left out for a while"
+    look(sampler, node)  # the look in which it hangs
+    found = values(look(sampler, node))
+    pid = pid_of(sampler)
+    look(sampler, node)
+    assert pid_of(sampler) == pid, "the card that hangs is left out for a while"
     assert [found["gpu_up", gpu] for gpu in "012"] == [1, 0, 1]
     assert ("gpu_power_watts", "0") in found
     assert ("gpu_power_watts", "2") in found
     assert ("gpu_power_watts", "1") not in found
-    list(sampler.sample(node))
-    found = values(sampler.sample(node))
+    look(sampler, node)
+    found = values(look(sampler, node))
     assert found["gpu_state_seconds_total", "1", "dead"] > 0
     cards[2] = cards[2].replace("* hang\n", "")
     driver.load("card\n".join(cards))
     forget_waiting(sampler)
-    found = values(sampler.sample(node))
+    found = values(look(sampler, node))
     assert [found["gpu_up", gpu] for gpu in "012"] == [1, 1, 1]
 
 
 def test_nvml_that_never_opens_is_given_up(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100").replace("cuda 12080", "cuda 12080\nnvmlInit hang"))
-    sampler = gpu(deadline=0.2)
+    sampler = gpu(deadline=0.1)
     with pytest.raises(BlindError, match="NVML is opening"):
         list(sampler.sample(node))
     source = sampler._nvml
@@ -85,26 +102,27 @@ def test_nvml_that_never_opens_is_given_up(driver: Driver, gpu: Make, node: Node
     assert source._link is not None
     source._link.started -= 100.0
     with pytest.raises(BlindError, match="did not open within 60 s"):
-        list(sampler.sample(node))
+        look(sampler, node)
 
 
 def test_a_driver_that_is_not_loaded_is_said_in_its_own_words(gpu: Make, node: Node) -> None:
+    sampler = gpu()
     with pytest.raises(BlindError, match="Driver Not Loaded"):
-        list(gpu().sample(node))
+        look(sampler, node)
     with pytest.raises(BlindError, match="Driver Not Loaded"):
-        list(gpu().sample(node))
+        look(sampler, node)
 
 
 def test_the_driver_is_replaced_while_the_agent_runs(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100"))
     sampler = gpu()
-    list(sampler.sample(node))
+    look(sampler, node)
     driver.change("cuda 12080", "cuda 12080\nnvmlDeviceGetCount error 18")
     with pytest.raises(BlindError, match="version mismatch"):
-        list(sampler.sample(node))
+        look(sampler, node)
     driver.load(build.scenario("h100").replace("driver 570.124.06", "driver 575.10"))
     forget_waiting(sampler)
-    info = next(sample for sample in sampler.sample(node) if sample.metric.name == "gpu_driver_info")
+    info = next(sample for sample in look(sampler, node) if sample.metric.name == "gpu_driver_info")
     assert info.labels[0] == "575.10"
 
 
@@ -112,20 +130,20 @@ def test_a_card_that_falls_off_the_bus_is_down_until_it_returns(driver: Driver, 
     whole = build.several("h100", 2)
     driver.load(whole)
     sampler = gpu()
-    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    assert values(look(sampler, node))["gpu_up", "1"] == 1
     first = pid_of(sampler)
     cards = whole.split("card\n")
     driver.load("card\n".join([*cards[:2], "* error 15\n" + cards[2]]))
-    found = values(sampler.sample(node))
+    found = values(look(sampler, node))
     assert found["gpu_up", "0"] == 1
     assert found["gpu_up", "1"] == 0
     assert ("gpu_utilization_ratio", "1") not in found
     driver.load("card\n".join(cards[:2]))  # and NVML forgets it
-    assert values(sampler.sample(node))["gpu_up", "1"] == 0
+    assert values(look(sampler, node))["gpu_up", "1"] == 0
     driver.load(whole)
     forget_waiting(sampler)
-    list(sampler.sample(node))  # this look ends the old process: only NVML opened anew finds the card
-    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    look(sampler, node)  # this look ends the old process: only NVML opened anew finds the card
+    assert values(look(sampler, node))["gpu_up", "1"] == 1
     assert pid_of(sampler) != first
 
 
@@ -135,25 +153,25 @@ def test_a_card_that_appears_is_seen(driver: Driver, gpu: Make, node: Node, tmp_
     (bus / "0000:10:00.0").mkdir(parents=True)
     driver.load(build.several("h100", 1))
     sampler = gpu(root=str(tmp_path / "root"))
-    assert ("gpu_up", "1") not in values(sampler.sample(node))
+    assert ("gpu_up", "1") not in values(look(sampler, node))
     first = pid_of(sampler)
     driver.load(build.several("h100", 2))
     (bus / "0000:11:00.0").mkdir()
-    assert values(sampler.sample(node))["gpu_up", "1"] == 1
+    assert values(look(sampler, node))["gpu_up", "1"] == 1
     assert pid_of(sampler) != first
 
 
 def test_the_process_that_holds_nvml_is_killed_and_replaced(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100"))
     sampler = gpu()
-    list(sampler.sample(node))
+    look(sampler, node)
     first = pid_of(sampler)
     assert first is not None
     os.kill(first, 9)
     with pytest.raises(BlindError, match="SIGKILL"):
-        list(sampler.sample(node))
+        look(sampler, node)
     forget_waiting(sampler)
-    assert values(sampler.sample(node))["gpu_up", "0"] == 1
+    assert values(look(sampler, node))["gpu_up", "0"] == 1
 
 
 def test_processes_that_cannot_be_ended_do_not_pile_up(
@@ -165,17 +183,17 @@ def test_processes_that_cannot_be_ended_do_not_pile_up(
     sampler = gpu(deadline=0.3)
     for _ in range(3):
         with pytest.raises(BlindError):
-            list(sampler.sample(node))
+            look(sampler, node)
         forget_waiting(sampler)
     with pytest.raises(BlindError, match="3 processes hang in the driver"):
-        list(sampler.sample(node))
+        look(sampler, node)
     monkeypatch.undo()
 
 
 def test_the_process_ends_when_its_agent_is_gone(driver: Driver, library: Path) -> None:
     """Also while NVML hangs."""
     driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
-    source = NvmlSource(str(library), deadline=0.5)
+    source = NvmlSource(str(library), deadline=60.0)
     link = source._open(time.monotonic())
     assert link._process.stdin is not None
     link._process.stdin.write(b'{"slow": true, "skip": []}\n')

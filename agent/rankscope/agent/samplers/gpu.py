@@ -19,6 +19,7 @@ from rankscope.agent.samplers._nvml.states import STATES, Figures, State, split
 from rankscope.agent.samplers._nvml.xids import XidLog
 
 _GPU = ("gpu", "uuid")
+_FIND_AGAIN = 60.0  # seconds
 
 
 def _metric(row: Row) -> Metric:
@@ -109,6 +110,7 @@ class Gpu:
     _log: KernelLog | None = field(default=None, init=False, repr=False)
     _seconds: dict[str, dict[State, float]] = field(default_factory=dict[str, "dict[State, float]"], init=False)
     _last: float = field(default=0.0, init=False, repr=False)
+    _find_at: float = field(default=0.0, init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         *_BY_NAME.values(),
@@ -129,17 +131,23 @@ class Gpu:
         self._xids = XidLog()
         if self.source == "simulated":
             self._simulated = Simulated(self.scenario)
-        elif self.source == "nvml" or installed(self.library):
-            self._nvml = NvmlSource(self.library, self.deadline, self.root)
-            self._log = KernelLog(self.root)
+
+    def _open(self, now: float) -> NvmlSource | None:
+        """Return NVML, None where it is not installed; a driver may be installed while the agent runs."""
+        if self._nvml is None and now >= self._find_at:
+            self._find_at = now + _FIND_AGAIN
+            if self.source == "nvml" or installed(self.library):
+                self._nvml = NvmlSource(self.library, self.deadline, self.root)
+                self._log = KernelLog(self.root)
+        return self._nvml
 
     def sample(self, node: Node) -> Iterator[Sample]:
         """Yield what the GPUs give; nothing where there is no NVML. Raises BlindError when no GPU can be read."""
         now = time.time()
         if self._simulated is not None:
             look = self._simulated.look(node, now)
-        elif self._nvml is not None:
-            look = self._nvml.look()
+        elif (source := self._open(now)) is not None:
+            look = source.look()
         else:
             return
         self._xids.add(look.xids, "nvml")
