@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from rankscope.agent.notifiers._message import Message
-
-_MARKUP = re.compile(r"([\\*_`\[\]<>#])")
 
 
 def markdown(said: Message, line: str = "\n") -> str:
     """Return a message as Markdown; `line` is what ends a line."""
-    lines = [f"### {said.title}"]
+    lines = [f"### {_escape(said.title, line)}"]
     for item in said.items:
         lines.append(("✅ " if item.resolved else "") + _escape(item.summary, line))
         lines += [f"> **{name}**: {_escape(value, line + '> ')}" for name, value in item.facts]
@@ -23,4 +19,5 @@ def markdown(said: Message, line: str = "\n") -> str:
 
 
 def _escape(text: str, line: str) -> str:
-    return _MARKUP.sub(r"\\\1", text).replace("\n", line)
+    """Return text that holds neither tags nor mentions (`<@name>`): neither service has another way to say so."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", line)

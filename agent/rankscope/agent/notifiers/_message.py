@@ -12,6 +12,7 @@ Tone: TypeAlias = Literal["critical", "warning", "info", "resolved"]
 
 COLOURS: Mapping[Tone, str] = {"critical": "#C4162A", "warning": "#E0851A", "info": "#1F60C4", "resolved": "#37872D"}
 MOST = 5  # alerts that are told in full
+FACT_LIMIT = 800  # characters of one thing that is told: a long description must not push out the fixes
 SIGNS: Mapping[Tone, str] = {"critical": "🔴", "warning": "🟠", "info": "🔵", "resolved": "✅"}
 
 
@@ -72,7 +73,8 @@ def _item(alert: Mapping[str, object]) -> Item:
     facts = [(name, labels[name]) for name in told if labels.get(name)]
     shown = ("step",) if resolved else ("step", "value", "ranks", "description", "causes", "fixes")
     facts += [(name, notes[name]) for name in shown if notes.get(name) and not (name == "ranks" and "rank" in labels)]
-    return Item(notes.get("summary", labels.get("alertname", "")), tuple(facts), resolved)
+    summary = cut(notes.get("summary", labels.get("alertname", "")), FACT_LIMIT)
+    return Item(summary, tuple((name, cut(text, FACT_LIMIT)) for name, text in facts), resolved)
 
 
 def _gravity(severity: str) -> int:

@@ -16,7 +16,7 @@ from rankscope.agent.notifiers._http import at_most_one, secret
 from rankscope.agent.notifiers._markdown import markdown
 from rankscope.agent.notifiers._message import Message, cut_bytes
 
-TEXT_LIMIT = 18_000  # bytes; DingTalk refuses requests of more than 20,000
+TEXT_LIMIT = 15_000  # bytes; DingTalk refuses requests of more than 20,000
 BUSY = frozenset({-1, 130101, 410100})  # the system is busy; too many messages
 
 

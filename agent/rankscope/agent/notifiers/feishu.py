@@ -13,9 +13,9 @@ import httpx
 
 from rankscope.agent.notifiers._chat import Chat, check_code
 from rankscope.agent.notifiers._http import at_most_one, secret
-from rankscope.agent.notifiers._message import Message, Tone, cut
+from rankscope.agent.notifiers._message import Message, Tone, cut_bytes
 
-TEXT_LIMIT = 3000  # characters of one element; a request may hold 20 KB
+TEXT_LIMIT = 3000  # bytes of one element; a request may hold 20 KB
 TEMPLATES: Mapping[Tone, str] = {"critical": "red", "warning": "orange", "info": "blue", "resolved": "green"}
 BUSY = frozenset({9499, 11232, 11233})  # too many requests
 
@@ -39,7 +39,9 @@ class Feishu(Chat):
         for item in said.items:
             lines = [("✅ " if item.resolved else "") + _escape(item.summary)]
             lines += [f"**{name}** {_escape(value)}" for name, value in item.facts]
-            elements.append({"tag": "div", "text": {"tag": "lark_md", "content": cut("\n".join(lines), TEXT_LIMIT)}})
+            elements.append(
+                {"tag": "div", "text": {"tag": "lark_md", "content": cut_bytes("\n".join(lines), TEXT_LIMIT)}}
+            )
         if said.more:
             elements.append({"tag": "div", "text": {"tag": "plain_text", "content": f"… and {said.more} more"}})
         if said.link:
