@@ -23,7 +23,7 @@ class GradientExplosion:
     Fires at `times` the median of the last `window` norms, above the largest of them and by `logarithm` deviations of their logarithm
     (the norms of small batches span powers of ten), at `several` of the last 5 points; or when the upper norms of the last points have grown to `grown` times what they were when the loss was at its
     best, while the loss has become worse; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
-    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. Nor is it one while the loss falls below what it was. A norm that grows
+    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. Nor is it one while the loss falls below what it was, or when the loss jumped first: then LossSpike tells it. A norm that grows
     slowly over a run, as they do, moves its median along.
 
     Needs `grad_norm`, 20 points of it; uses `loss` and `lr`.
@@ -49,6 +49,7 @@ class GradientExplosion:
 
 
 LEAST = 20
+FOLLOWS = 32  # points
 CALM = 5  # usual norms in a row that end it
 
 
@@ -64,6 +65,8 @@ class _Norms(Fold[GradientExplosion]):
         self.seen = 0
         self.late = Spread(32)
         self.best: tuple[float, float] | None = None  # lowest loss so far, and the upper norms then
+        self.follows = 0  # points for which large norms follow from a jump of the loss
+        self.looks = 0  # looks in a row that found them grown
         self.start: float | None = None  # loss at the first look
 
     def back(self, step: int, place: Place) -> None:
@@ -94,6 +97,11 @@ class _Norms(Fold[GradientExplosion]):
                 usual.add(value)
             if self.calm >= CALM:
                 self.episodes.end(place.now)
+            return
+        if large and not self.waiting and _jumped(place, step):
+            self.follows = FOLLOWS
+        if self.follows:
+            self.follows -= 1
             return
         self.seen += 1
         self.late.add(value)
@@ -126,22 +134,32 @@ class _Norms(Fold[GradientExplosion]):
         if self.start is None:
             self.start = loss
         if self.best is None or loss <= self.best[0]:
-            self.best = (loss, upper)
+            self.best, self.looks = (loss, upper), 0
             return None
-        worse = loss - self.best[0] > 0.1 * max(self.start - self.best[0], 0.1 * abs(self.best[0]))
-        if not worse or upper < rule.grown * self.best[1]:
+        falling = float(np.median(losses[16:])) < float(np.median(losses[:16]))  # as after a change of the data
+        gone = loss - self.best[0] > 0.1 * max(self.start - self.best[0], 0.1 * abs(self.best[0]))
+        grown = upper >= rule.grown * self.best[1] > 0
+        self.looks = self.looks + 1 if gone and grown and not falling else 0
+        if self.looks < 3:
             return None
-        return (
-            f"gradient norm grew to {upper / self.best[1]:.0f} times what it was when the loss was best"
-            if self.best[1] > 0
-            else None
-        )
+        return f"gradient norm grew to {upper / self.best[1]:.0f} times what it was when the loss was best"
 
     def _begin(self, summary: str, step: int, time: float, value: float, place: Place) -> None:
         self.calm = 0
         here = place.around(step, time)
         causes = (hardware.fault(here), learning_rate.too_large(here), _unclipped(here), gradients.exploding(here))
         self.episodes.begin(place.finding(summary, step, time, value, causes))
+
+
+def _jumped(place: Place, step: int) -> bool:
+    """Tell whether the loss had jumped already when the norm did: then the loss is the matter, and the norm follows."""
+    here = place.around(step, place.now)
+    before, at = here.before("loss", 64), here.at("loss")
+    before = before[np.isfinite(before)]
+    if len(before) < 16 or at is None:
+        return False
+    low, middle, high = (float(x) for x in np.percentile(before, [25, 50, 75]))
+    return at > max(middle + 6 * (high - low) / 1.349, float(before.max()))
 
 
 def _learning(place: Place, step: int) -> bool:
