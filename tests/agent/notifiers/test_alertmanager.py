@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import time
@@ -161,19 +162,30 @@ async def test_the_agents_alert_silences_its_twin_of_the_rule_files(server: Serv
     await notifier.send(now_like(a_notification("TrainingStalled"), "TrainingStalled"))
     await notifier.close()
     run = "exp-1.<@everyone>&*_x-0a1b2c3d"
-    twin = {"labels": {"alertname": "RankscopeTrainingStalled", "run": run}, **times}
-    other = {"labels": {"alertname": "RankscopeTrainingStalled", "run": "another"}, **times}
+    twin = {"labels": {"alertname": "RankscopeRanksOutOfStep", "run": run}, **times}
+    other = {"labels": {"alertname": "RankscopeRanksOutOfStep", "run": "another"}, **times}
     after = {"labels": {"alertname": "Straggler", "source": "agent", "project": "demo", "run": run}, **times}
     assert server.post([twin, other, after]) == 200
     alerts = server.until(lambda alerts: sum(1 for a in alerts if a["status"]["inhibitedBy"]) >= 2)
     inhibited = {(a["labels"]["alertname"], a["labels"]["run"]) for a in alerts if a["status"]["inhibitedBy"]}
-    assert inhibited == {("RankscopeTrainingStalled", run), ("Straggler", run)}
+    assert inhibited == {("RankscopeRanksOutOfStep", run), ("Straggler", run)}
 
 
 @pytest.mark.e2e
 def test_the_shipped_configuration_is_right(require: Callable[..., str]) -> None:
     amtool = require("amtool", why="Debian: apt install prometheus-alertmanager")
     subprocess.run([amtool, "check-config", str(CONFIG)], check=True, capture_output=True)
+
+
+def test_twins_are_alerts_that_the_rule_files_have() -> None:
+    rules = yaml.safe_load((CONFIG.parents[1] / "prometheus" / "rules" / "alerts.yaml").read_text())
+    exist = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    named: set[str] = set()
+    for rule in yaml.safe_load(CONFIG.read_text())["inhibit_rules"]:
+        for matcher in rule["target_matchers"]:
+            named.update(re.findall(r"Rankscope\w+", matcher))
+    assert named
+    assert named <= exist
 
 
 def test_the_shipped_configuration_holds_our_table_of_causes() -> None:
