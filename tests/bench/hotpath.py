@@ -33,6 +33,8 @@ OURS = {
     "rankscope_phases": "rankscope, three phases and log()",
     "rankscope_no_agent": "rankscope, agent absent",
     "rankscope_stopped_agent": "rankscope, agent stopped (SIGSTOP)",
+    "rankscope_thread": "rankscope, sender as a thread (rejected)",
+    "rankscope_appended": "rankscope, append instead of a map (network disks)",
     "rankscope_disabled": "rankscope, RANKSCOPE_MODE=disabled",
     "rankscope_phase": "rankscope, one phase()",
     "tensorboard": "TensorBoard's SummaryWriter",

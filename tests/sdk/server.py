@@ -50,6 +50,7 @@ class Behaviour:
     reset_after: int = 0  # batches after which every stream is broken off; 0: never
     refuse: Callable[[ingest_pb2.Batch], str] = lambda _: ""
     token: str = ""
+    heartbeat: float = 0.2
 
 
 class Agent(ingest_pb2_grpc.IngestServicer):
@@ -114,7 +115,9 @@ class Agent(ingest_pb2_grpc.IngestServicer):
         await asyncio.sleep(behaviour.welcome_delay)
         run = f"{hello.name}-{hello.run_id}"
         yield ingest_pb2.FromAgent(
-            welcome=ingest_pb2.Welcome(protocol=1, safe_sequence=kept.safe, run=run, heartbeat_seconds=0.2)
+            welcome=ingest_pb2.Welcome(
+                protocol=1, safe_sequence=kept.safe, run=run, heartbeat_seconds=behaviour.heartbeat
+            )
         )
         names: dict[int, ingest_pb2.Series] = {}
         batches = 0

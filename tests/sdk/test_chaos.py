@@ -125,7 +125,7 @@ class Chaos(RuleBasedStateMachine):
 
 
 def examine(examples: int, steps: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Chaos,
         settings=settings(
             max_examples=examples,

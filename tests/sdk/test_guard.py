@@ -25,8 +25,8 @@ class Hostile:
     def _fail(self, *_args: object) -> Any:
         raise RuntimeError("hostile")
 
-    __float__ = __int__ = __index__ = __str__ = __repr__ = __len__ = __iter__ = __hash__ = __eq__ = __bool__ = _fail  # type: ignore[assignment]
-    __getitem__ = __format__ = keys = item = numel = detach = _fail  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __str__ = __repr__ = __len__ = __iter__ = __hash__ = __eq__ = __bool__ = _fail
+    __getitem__ = __format__ = keys = item = numel = detach = _fail
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name) if name.startswith("_") else RuntimeError(name)

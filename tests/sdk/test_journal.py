@@ -141,7 +141,7 @@ def test_a_folder_that_goes_away_is_made_again(journal: _journal.Journal) -> Non
     shutil.rmtree(journal.folder)
     written = sum(put(journal, 1.0, step=step) for step in range(60_000))
     assert written > 20_000  # what fitted into the segment that was open
-    journal._blocked_until = 0  # type: ignore[attr-defined]  # a second later
+    journal._blocked_until = 0  # a second later
     assert put(journal, 1.0, step=7)
 
 

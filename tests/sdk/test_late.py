@@ -69,7 +69,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
 
 
 def tensor(value: float) -> OnDevice:
-    return torch.tensor(value).as_subclass(OnDevice)  # type: ignore[return-value]
+    return torch.tensor(value).as_subclass(OnDevice)
 
 
 def test_a_value_arrives_when_it_is_ready_at_the_step_where_it_was_logged(stream: Stream) -> None:

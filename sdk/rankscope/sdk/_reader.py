@@ -30,6 +30,8 @@ class Reader:
         self._offset = 0
         self._first = 0  # sequence of the first record of the current segment
         self._shapes_at = 0
+        self._looks = 0
+        self.eager = True  # look for the next segment every time
 
     def seek(self, sequence: int) -> None:
         """Go on with the record `sequence`, or with the first one behind it that is still there."""
@@ -44,7 +46,7 @@ class Reader:
         if self._file < 0 and not self._open():
             return self.next, []
         found = self._take(most, most_bytes)
-        if not found and self._follow():
+        if not found and self._time_to_follow() and self._follow():
             found = self._take(most, most_bytes)
         first = self.next
         self.next += len(found)
@@ -148,6 +150,11 @@ class Reader:
         if not _ORDERED:
             time.sleep(0.0005)
         return os.pread(self._file, min(max(size, _CHUNK), records.SEGMENT_BYTES), self._offset)
+
+    def _time_to_follow(self) -> bool:
+        """True when a next segment is likely; else every fifth time, for one that a large record began early."""
+        self._looks += 1
+        return self.eager or self._offset > records.SEGMENT_BYTES * 3 // 4 or self._looks % 5 == 0
 
     def _follow(self) -> bool:
         """Go to the next segment when this one is read to its end."""

@@ -45,11 +45,13 @@ class Sender:
         hello, _ = read_hello(self.folder)
         loop = asyncio.get_running_loop()
         loop.add_reader(0, self._heard)
+        reader = Reader(self.folder)
+        reader.eager = False
         self.delivery = Delivery(
             self.address,
             self.token,
             hello,
-            Reader(self.folder),
+            reader,
             Glance(self.folder),
             self._stop,
             self._welcomed,
@@ -86,6 +88,7 @@ class Sender:
         self.ended_at = time.monotonic()
         if self.delivery is not None:
             self.delivery.final = complete(self.folder)
+            self.delivery.reader.eager = True
         self.talks = False
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 2)

@@ -145,8 +145,8 @@ class Delivery:
                 await listener
                 raise Lost("the agent ended the stream")
             now = self._alive = time.monotonic()
-            self.glance.look()
             if now >= beat:
+                self.glance.look()
                 await call.write(ingest_pb2.FromRank(heartbeat=self._heartbeat()))
                 beat = now + every
             room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowed(now))

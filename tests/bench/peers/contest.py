@@ -48,6 +48,41 @@ def rankscope() -> Log:
 rankscope_no_agent = rankscope_stopped_agent = rankscope
 
 
+def rankscope_appended() -> Log:
+    """The journal written with a system call for each record, as on a network file system."""
+    from rankscope.sdk import _spool
+
+    _spool.mappable = lambda path: False
+    return rankscope()
+
+
+def rankscope_thread() -> Log:
+    """The sender as a thread of the training process instead of a process beside it."""
+    import asyncio
+    import threading
+
+    from rankscope.sdk import _launch, _runtime
+
+    class Helper:
+        gone, pid = False, 0
+
+        def __init__(self, folder: Any, agent: str, talks: bool) -> None:
+            from rankscope.sdk._delivery import read_hello
+            from rankscope.sdk._live import Glance
+            from rankscope.sdk._reader import Reader
+            from rankscope.sdk._stream import Delivery
+
+            hello, _ = read_hello(folder)
+            wall = time.time_ns() - time.monotonic_ns()
+            delivery = Delivery(
+                agent, "", hello, Reader(folder), Glance(folder), lambda: False, wall_offset=lambda: wall
+            )
+            threading.Thread(target=lambda: asyncio.run(delivery.run()), daemon=True).start()
+
+    _runtime.Helper = _launch.Helper = Helper  # type: ignore[assignment, misc]
+    return rankscope()
+
+
 def rankscope_disabled() -> Log:
     from rankscope import sdk
 
