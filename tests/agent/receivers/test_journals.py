@@ -1,0 +1,166 @@
+"""Journals that dead ranks left behind: found, delivered by the SDK's own program, and only when nobody holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from rankscope.agent.component import Intake
+from rankscope.agent.receivers import journals
+from rankscope.agent.receivers.journals import Journals
+
+
+def journal(spool: Path, name: str) -> Path:
+    folder = spool / name
+    folder.mkdir(parents=True)
+    (folder / "hello.json").write_text("{}")
+    (folder / "writer.lock").touch()
+    (folder / "sender.lock").touch()
+    return folder
+
+
+@pytest.fixture
+def deliverer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A deliverer in the SDK's place: notes what it was told, and removes the journal unless it is called stuck."""
+    noted = tmp_path / "noted"
+    (tmp_path / "deliverer.py").write_text(
+        "import os, shutil, sys\n"
+        f"open({str(noted)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "sys.exit(3) if 'stuck' in sys.argv[1] else shutil.rmtree(sys.argv[1])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(journals, "DELIVERER", "deliverer")
+    noted.touch()
+    return noted
+
+
+def told(deliverer: Path) -> str:
+    return deliverer.read_text()
+
+
+async def until(condition: object, seconds: float = 10.0) -> None:
+    assert callable(condition)
+
+    async def poll() -> None:
+        while not condition():  # noqa: ASYNC110 (what is waited for is a file)
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(poll(), seconds)
+
+
+async def test_a_journal_that_nobody_holds_is_delivered(tmp_path: Path, deliverer: Path) -> None:
+    folder = journal(tmp_path / "spool", "a")
+    receiver = Journals(folders=[str(tmp_path / "sp*")], interval=0.05)
+    receiver.agent = "unix:///x"
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: not folder.exists())
+        later = journal(tmp_path / "spool", "b")
+        await until(lambda: not later.exists())
+    finally:
+        await receiver.stop()
+    assert told(deliverer) == f"{folder} --agent unix:///x\n{later} --agent unix:///x\n"
+
+
+@pytest.mark.parametrize("held", ["writer.lock", "sender.lock"])
+async def test_a_journal_that_a_rank_or_sender_holds_is_left_alone(tmp_path: Path, deliverer: Path, held: str) -> None:
+    folder = journal(tmp_path / "spool", "a")
+    free = journal(tmp_path / "spool", "b")
+    ready, release = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:  # POSIX locks belong to a process: it must be another one
+        file = os.open(folder / held, os.O_RDWR)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        os.write(ready[1], b"x")
+        os.read(release[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: not free.exists())
+        assert folder.exists()
+        os.write(release[1], b"x")
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        await until(lambda: not folder.exists())
+    finally:
+        await receiver.stop()
+        for end in (*ready, *release):
+            os.close(end)
+
+
+async def test_a_journal_that_cannot_be_delivered_is_tried_again_later_and_blocks_no_other(
+    tmp_path: Path, deliverer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "RETRY_FIRST", 0.2)
+    journal(tmp_path / "spool", "stuck")
+    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.02, parallel=1)
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: deliverer.read_text().count("stuck") >= 1)
+        other = journal(tmp_path / "spool", "other")
+        await until(lambda: not other.exists())
+        await until(lambda: deliverer.read_text().count("stuck") >= 3)
+    finally:
+        await receiver.stop()
+
+
+async def test_what_is_no_journal_is_not_touched(tmp_path: Path, deliverer: Path) -> None:
+    spool = tmp_path / "spool"
+    (spool / "folder").mkdir(parents=True)
+    (spool / "file").touch()
+    (spool / "link").symlink_to(journal(tmp_path / "elsewhere", "a"))
+    good = journal(spool, "good")
+    receiver = Journals(folders=[str(spool)], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    await until(lambda: not good.exists())
+    await receiver.stop()
+    assert (tmp_path / "elsewhere" / "a").exists()
+    assert told(deliverer).count("\n") == 1
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="needs root, and a Python that anyone may run"
+)
+async def test_another_users_journal_is_delivered_with_that_users_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in a user's folder could be anything: root does not follow it."""
+    (tmp_path / "whoami.py").write_text(f"import os\nopen({str(tmp_path / 'out')!r}, 'w').write(str(os.geteuid()))\n")
+    (tmp_path / "out").touch(mode=0o666)
+    (tmp_path / "out").chmod(0o666)
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(journals, "DELIVERER", "whoami")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")  # this one may be in a folder of root's
+    monkeypatch.chdir("/")
+    folder = journal(tmp_path / "spool", "a")
+    os.chown(folder, 65534, 65534)
+    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    await until(lambda: (tmp_path / "out").read_text() != "")
+    await receiver.stop()
+    assert (tmp_path / "out").read_text() == "65534"
+
+
+async def test_stopping_ends_deliverers_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hangs.py").write_text(
+        "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nopen('/proc/self/comm')\ntime.sleep(60)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(journals, "DELIVERER", "hangs")
+    monkeypatch.setattr(journals, "GRACE", 0.2)
+    journal(tmp_path / "spool", "a")
+    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    await until(lambda: bool(receiver._running))
+    (process,) = receiver._running.values()
+    await receiver.stop()
+    assert await asyncio.wait_for(process.wait(), 5) != 0
