@@ -29,6 +29,7 @@ class Columns:
         self._live = live
         self._layouts: dict[tuple[bool, tuple[Column, ...]], Layout] = {}
         self._names: set[Column] = set()
+        self._logged: set[str] = set()
         self._cells = 0
 
     def rows(self, values: Mapping[str, float], spent: Mapping[str, float] | None, late: bool = False) -> Iterable[Row]:
@@ -57,8 +58,8 @@ class Columns:
         return [(layout, [cell for _, cell in kept])]
 
     def knows(self, name: str) -> bool:
-        """True when a scalar of this name was logged."""
-        return Column(name) in self._names
+        """True when a scalar of this name came in a row of its own step, as the user's do."""
+        return name in self._logged
 
     def _admit(self, column: Column) -> bool:
         """True for a name that is known, or may still become so."""
@@ -86,6 +87,8 @@ class Columns:
                 folder = self._journal.folder
                 guard.warn("disk_full", f"points are dropped: cannot write to {folder}: {error.strerror or error}")
                 return None
+            if not late:
+                self._logged.update(column.name for column in columns if column.kind != "phase")
             layout = self._layouts[late, columns] = (packer.size, number, packer.pack_into)
             self._cells += len(columns)
         return layout

@@ -336,7 +336,7 @@ class Session:
             self._table(monotonic_ns() if time_ns is None else time_ns, at, values, None, late=True)
 
     def knows(self, name: str) -> bool:
-        """True when a scalar of this name was logged."""
+        """True when a scalar of this name came in a row of its own step, as the user's do."""
         return self._columns.knows(name)
 
     def end(self, fields: Mapping[str, object], deadline: float) -> None:

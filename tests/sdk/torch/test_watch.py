@@ -82,6 +82,39 @@ def test_what_the_user_logs_already_is_left_to_the_user(sent: testing.Captured) 
     assert len(sent.scalar("update_ratio")) == 3
 
 
+def test_what_the_user_logs_later_is_left_to_the_user_from_then_on(sent: testing.Captured) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=1)
+    train(model, optimizer, 2)
+    sdk.log(grad_norm=123.0)
+    train(model, optimizer, 2)
+    assert [step for step, _ in sent.scalar("grad_norm")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_gradients_that_a_closure_makes_are_seen(sent: testing.Captured, keyword: bool) -> None:
+    model = small()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    sdk.watch(model, optimizer, every=1)
+    norms: list[float] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = model(torch.ones(4, 8)).square().mean()
+        loss.backward()
+        norms.append(float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()))
+        return loss
+
+    loss: Any = optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+    assert float(loss.detach()) > 0
+    assert len(norms) >= 3
+    ((step, value),) = sent.scalar("grad_norm")
+    assert step == 0
+    assert value == pytest.approx(norms[0])
+    assert last(sent, "update_ratio") > 0
+
+
 def test_steps_count_the_optimizers_steps_where_rows_are_logged_now_and_then(sent: testing.Captured) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

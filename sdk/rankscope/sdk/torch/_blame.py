@@ -87,7 +87,7 @@ def _forward(model: Module, args: tuple[object, ...], kwargs: Mapping[str, objec
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-    return "forward: every layer gives finite values on this rank's batch: it is the loss, the backward pass, or another rank"
+    return "forward: every layer gives finite values here: it is the loss, the backward pass, or another rank"
 
 
 def _check(name: str) -> Callable[[Module, tuple[object, ...], dict[str, object], object], None]:

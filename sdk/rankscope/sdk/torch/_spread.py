@@ -7,8 +7,10 @@ import struct
 import torch
 from torch import Tensor
 
+from rankscope.sdk import _session
 from rankscope.sdk._histograms import BUCKETS, pack
-from rankscope.sdk.torch._layers import thin
+from rankscope.sdk.torch._later import Later, Then
+from rankscope.sdk.torch._layers import Census, flat, thin
 
 SAMPLE = 65_536  # elements that a histogram is made of
 
@@ -43,3 +45,26 @@ def unpack(numbers: list[float]) -> tuple[bytes, dict[str, object]]:
     metadata |= {"min": low, "max": high, "sum": total * factor, "sum_squares": squares * factor}
     scaled = [count * factor for count in counts]
     return (pack(low, high, scaled) if high > low else struct.pack("<2d", high, sum(scaled))), metadata
+
+
+def send(found: Census, first: int, most: int, step: int, later: Later) -> None:
+    """Send histograms of `most` parameters and their gradients, from the `first` one on, over and over."""
+    triples = [
+        triple
+        for share in found.shares.values()
+        for triple in zip(share.names, share.weights, share.gradients, strict=True)
+    ]
+    for i in range(min(most, len(triples))):
+        name, weight, gradient = triples[(first + i) % len(triples)]
+        for kind, tensor in (("weights", weight), ("gradients", gradient)):
+            elements = flat(tensor)
+            if elements is not None:
+                later.put([spread(elements)], _sender(f"{kind}/{name}", step))
+
+
+def _sender(tag: str, step: int) -> Then:
+    def sent(numbers: list[float]) -> None:
+        data, metadata = unpack(numbers)
+        _session.media("histogram", tag, data, metadata, step)
+
+    return sent

@@ -6,7 +6,7 @@ import math
 import time
 import weakref
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from rankscope.sdk import _guard as guard
 from rankscope.sdk import _session
 from rankscope.sdk.torch import _blame, _scaler, _spread
 from rankscope.sdk.torch._activations import Activations
-from rankscope.sdk.torch._later import Later, Then
-from rankscope.sdk.torch._layers import Census, census, flat, layers_of, local, names_of
+from rankscope.sdk.torch._later import Later
+from rankscope.sdk.torch._layers import census, layers_of, local, names_of
 from rankscope.sdk.torch._pace import Pace
 from rankscope.sdk.torch._readings import frozen, memory, on_host, rates
 from rankscope.sdk.torch._updates import Before
+
+Step: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"  # what an optimizer's step is called with
 
 HISTOGRAMS = 8  # parameters a sample; the next sample takes the next ones
 RATES_EVERY = 10  # steps between two looks at the learning rates
@@ -65,7 +67,6 @@ class Watch:
         self._histograms = histograms
         self._activations = Activations(_blame.bare(model)) if activations else None
         self._optimizers: list[weakref.ref[Optimizer]] = []
-        self._mine: set[str] = set()  # names that are logged here
         self._later = Later()
         self._call: tuple[tuple[object, ...], Mapping[str, object]] | None = None
         self._broken: bool | None = False  # None: explained
@@ -105,8 +106,26 @@ class Watch:
 
     # --- around the optimizer's step ---------------------------------------------------------------------------------
 
+    def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+        """Look at the gradients before a step; where a closure makes them, at once after it."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._look(optimizer)
+            return None
+        looked = False
+
+        def call() -> object:
+            nonlocal looked
+            loss = closure()
+            if not looked:
+                looked = True
+                self._look(optimizer)
+            return loss
+
+        return ((args[0], call, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": call})
+
     @guard.guarded(guard.nothing)
-    def _pre(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+    def _look(self, optimizer: Optimizer) -> None:
         session = _session.current
         if session is None or torch.compiler.is_compiling():
             return
@@ -154,8 +173,7 @@ class Watch:
 
     def _emit(self, session: _session.Session, values: Mapping[str, float], step: int, at: int) -> None:
         """Log numbers, but for those that the user logs under the same name."""
-        own = {name: value for name, value in values.items() if name in self._mine or not session.knows(name)}
-        self._mine.update(own)
+        own = {name: value for name, value in values.items() if not session.knows(name)}
         if own:
             session.scalars(own, step, at)
 
@@ -213,7 +231,9 @@ class Watch:
         if place == 0 and self._activations is not None:
             self._activity(step, at)
         if self._histograms and session.live.rate("histograms") > 0:
-            self._spreads(found, step, max(1, round(HISTOGRAMS * min(1.0, session.live.rate("histograms")))))
+            most = max(1, round(HISTOGRAMS * min(1.0, session.live.rate("histograms"))))
+            _spread.send(found, self._turn, most, step, self._later)
+            self._turn += most
 
     def _layer(self, name: str) -> str:
         return self._layers.setdefault(name, name.rpartition(".")[0] or name)
@@ -277,26 +297,3 @@ class Watch:
 
         if order:
             self._later.put([torch.stack([share for _, _, share in e]) for e in by_device.values()], seen)
-
-    def _spreads(self, found: Census, step: int, most: int) -> None:
-        """Send histograms of some parameters and their gradients, other ones each time."""
-        pairs = [
-            pair
-            for share in found.shares.values()
-            for pair in zip(share.names, share.weights, share.gradients, strict=True)
-        ]
-        for i in range(min(most, len(pairs))):
-            name, weight, gradient = pairs[(self._turn + i) % len(pairs)]
-            for kind, tensor in (("weights", weight), ("gradients", gradient)):
-                elements = flat(tensor)
-                if elements is not None:
-                    self._later.put([_spread.spread(elements)], _sender(f"{kind}/{name}", step))
-        self._turn += most
-
-
-def _sender(tag: str, step: int) -> Then:
-    def send(numbers: list[float]) -> None:
-        data, metadata = _spread.unpack(numbers)
-        _session.media("histogram", tag, data, metadata, step)
-
-    return send
