@@ -10,7 +10,7 @@ import numpy as np
 
 from rankscope.agent.component import Rule
 from rankscope.agent.model import Batch, Block, Column, Finding, Heartbeat, Incomplete, RankInfo, RankKey, Severity
-from rankscope.agent.reports.rows import CHUNK, Chunk, Part, Row, chunks
+from rankscope.agent.reports.rows import CHUNK, MIN_GAP, Chunk, Part, Row, chunks
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.state import Node, Rank, Run
 
@@ -48,20 +48,20 @@ class Replay:
     )
     _fired: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
     _clock: float = math.nan
+    _waits: bool = False  # some rule that can judge waits before it fires
 
     def __post_init__(self) -> None:
         self._node = Node("recorded", roles=self.roles)
 
     def feed(self, rows: Iterable[Row]) -> Iterator[Fired]:
         """Take rows; yield what fires, as it fires."""
-        waits = any(rule.for_.steps or rule.for_.seconds for _, rule in self.rules)
-        for chunk in chunks(rows, FINE if waits else CHUNK):
+        for chunk in chunks(rows, lambda: FINE if self._waits else CHUNK):
             yield from self.take(chunk)
 
     def take(self, chunk: Chunk) -> Iterator[Fired]:
         """Take one chunk; yield what fires in it."""
         first = self._first_time(chunk)
-        if first - self._clock > 0 and not self._explained(chunk):
+        if first - self._clock > MIN_GAP and not self._explained(chunk):
             yield from self._judge(first, chunk)  # the clock went on before anything came
         for rank, part in chunk.parts.items():
             self._apply(self._rank(rank, chunk), part, rank)
@@ -79,7 +79,7 @@ class Replay:
                 return True
             steps, gap = int(part.step[0]) - rank.step, float(part.time[0]) - rank.last_step_time
             usual = rank.step_seconds.value[-64:]
-            if steps > 1 and len(usual) and gap / steps < MANY * float(np.median(usual)):
+            if steps > 0 and len(usual) and gap / steps < MANY * float(np.median(usual)):
                 return True
         return not self._ranks()
 
@@ -106,7 +106,8 @@ class Replay:
         blocks = [Block(columns, part.step, part.time, np.empty((len(part.step), 0)))]
         for name, (index, value) in part.columns.items():
             base, _, owner = name.partition(OF_RANK)
-            block = Block((Column(base),), part.step[index], part.time[index], value[:, None], late=True)
+            column = Column(base.removeprefix(PHASE), "phase") if base.startswith(PHASE) else Column(base)
+            block = Block((column,), part.step[index], part.time[index], value[:, None], late=True)
             if owner and int(owner) != number:
                 other = self._rank(int(owner), Chunk({number: part}))
                 steps = Block(columns, block.step, block.time, np.empty((len(block.step), 0)))
@@ -132,6 +133,7 @@ class Replay:
                     self.lacking[name] = verdict.reason
                 continue
             self._judged.add(name)
+            self._waits = self._waits or bool(rule.for_.steps or rule.for_.seconds)
             self.lacking.pop(name, None)
             for finding in verdict:
                 key = (name, finding.rank, finding.gpu, tuple(sorted(finding.labels.items())), finding.step)
@@ -163,6 +165,7 @@ class Replay:
         return step - since[0] >= wait.steps and (not wait.seconds or now - since[1] >= wait.seconds)
 
 
+PHASE = "phase/"  # how the agent's record calls the seconds of phases
 OF_RANK = "\0"  # a column called `name\0rank` belongs to that rank
 
 

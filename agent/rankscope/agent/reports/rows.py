@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -74,16 +74,18 @@ def chunk_of(rows: Iterable[Row]) -> Chunk:
     return chunk
 
 
-def chunks(rows: Iterable[Row], size: int = CHUNK) -> Iterable[Chunk]:
-    """Cut rows into chunks: of `size` rows, before each jump of the clock, and after each sign of life without a step."""
+def chunks(rows: Iterable[Row], size: Callable[[], int] = lambda: CHUNK) -> Iterator[Chunk]:
+    """Cut rows into chunks: of `size()` rows, before each jump of the clock, and after each sign of life without a step."""
     held: list[Row] = []
     last = math.nan
     usual = 0.0  # seconds between rows, a running mean that jumps do not move
+    most = size()
     for row in rows:
         gap = row[2] - last
-        if held and (len(held) >= size or (gap > max(MIN_GAP, 4 * usual) and usual > 0)):
+        if held and (len(held) >= most or (gap > max(MIN_GAP, 4 * usual) and usual > 0)):
             yield chunk_of(held)
             held = []
+            most = size()
         if gap > 0:
             usual = gap if not usual else usual + (min(gap, 4 * usual) - usual) / 32
         if not math.isnan(row[2]):

@@ -15,7 +15,7 @@ def causes(here: Around, never: bool) -> tuple[Cause | None, ...]:
         frozen(here),
         dead(here),
         vanishing(here),
-        learning_rate.too_small(here),
+        learning_rate.too_small(here) if never or here.usual("update_ratio") is not None else None,
         oscillating(here),
         broken_data(here) if never else None,
         floor(here) if not never else None,
