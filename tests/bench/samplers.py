@@ -78,10 +78,11 @@ def each(library: Path, pids: list[int]) -> Table:
     return table
 
 
-def whole(library: Path, pids: list[int]) -> Table:
-    """Return what an agent takes with every sampler at 1 s, its NVML process included."""
-    samplers: dict[str, dict[str, object]] = {name: {"interval": "1s"} for name in discover("rankscope.agent.samplers")}
-    samplers["gpu"] |= {"source": "nvml", "library": str(library)}
+def whole(library: Path, pids: list[int], interval: str | None) -> Table:
+    """Return what an agent takes, its NVML process included; `interval` of all samplers, None: each its own."""
+    names = discover("rankscope.agent.samplers") if interval is not None else ()
+    samplers: dict[str, dict[str, object]] = {name: {"interval": interval} for name in names}
+    samplers.setdefault("gpu", {}).update({"source": "nvml", "library": str(library)})
     with (
         tempfile.TemporaryDirectory() as folder,
         agent(Path(folder, "runs"), {"samplers": samplers}, port=0) as running,
@@ -113,7 +114,10 @@ def whole(library: Path, pids: list[int]) -> Table:
             after = [sum(each.cpu_times()[:2]) for each in family]
             memory = [each.memory_full_info().uss / 2**20 for each in family]
             resident = [each.memory_info().rss / 2**20 for each in family]
-    table = Table(title=f"the agent, all samplers at 1 s, {GPUS} GPUs, {RANKS} ranks at 1 step/s, over {spent:.0f} s")
+    intervals = (
+        f"every sampler at {interval}" if interval is not None else "intervals as they are by default (GPUs: 1 s)"
+    )
+    table = Table(title=f"the agent, {intervals}; {GPUS} GPUs, {RANKS} ranks at 1 step/s, over {spent:.0f} s")
     for column in ("process", "CPU, % of a core", "resident MiB", "of its own MiB"):
         table.add_column(column, justify="left" if column == "process" else "right")
     shares = [100 * (b - a) / spent for a, b in zip(before, after, strict=True)]
@@ -136,7 +140,8 @@ def main() -> None:
         scenario.write_text(on_gpus(pids))
         os.environ["NVML_STANDIN"] = str(scenario)
         console.print(each(library, pids))
-        console.print(whole(library, pids))
+        console.print(whole(library, pids, None))
+        console.print(whole(library, pids, "1s"))
 
 
 if __name__ == "__main__":

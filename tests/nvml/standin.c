@@ -460,7 +460,7 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t h, unsigned long long types, 
     return OK;
 }
 nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *out, unsigned milliseconds) {
-    for (unsigned waited = 0;; waited += 10) {
+    for (unsigned waited = 0;; waited += 100) { /* NVML waits in the kernel; this must not cost much either */
         pthread_mutex_lock(&lock);
         refresh();
         for (int i = 0; i < card_count; i++)
@@ -471,7 +471,7 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *out, unsig
             }
         pthread_mutex_unlock(&lock);
         if (waited >= milliseconds) return TIMEOUT;
-        usleep(10000);
+        usleep(100000);
     }
 }
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rankscope.agent.model import Sample
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.card import number
-from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS
+from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
+from rankscope.agent.samplers._nvml.rows import ROWS
 from rankscope.agent.samplers._nvml.source import BlindError
 from rankscope.agent.samplers.cpu import Cpu
 from rankscope.agent.samplers.disk import Disk

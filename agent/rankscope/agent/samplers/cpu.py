@@ -82,7 +82,7 @@ ROWS: tuple[Row[Files], ...] = (
 class Cpu:
     """CPU time by mode, steal included, load, blocked processes, and slow-downs because of heat."""
 
-    interval: Seconds = 1.0
+    interval: Seconds = 2.0
     root: str = "/"
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)

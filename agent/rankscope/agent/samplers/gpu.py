@@ -10,9 +10,11 @@ from typing import ClassVar, Literal
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux.kmsg import GpuError, KernelLog
+from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
 from rankscope.agent.samplers._nvml.owners import Owners
 from rankscope.agent.samplers._nvml.reading import INFO, Look, Process, Reading, Xid
-from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS, Row
+from rankscope.agent.samplers._nvml.row import Row
+from rankscope.agent.samplers._nvml.rows import ROWS
 from rankscope.agent.samplers._nvml.simulated import Simulated
 from rankscope.agent.samplers._nvml.source import NvmlSource, installed
 from rankscope.agent.samplers._nvml.states import STATES, Figures, State, split

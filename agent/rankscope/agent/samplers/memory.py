@@ -103,7 +103,7 @@ ROWS: tuple[Row[Files], ...] = (
 class Memory:
     """Main memory, swap, /dev/shm, NUMA nodes, and the kernel's OOM kills."""
 
-    interval: Seconds = 1.0
+    interval: Seconds = 2.0
     root: str = "/"
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)

@@ -106,7 +106,7 @@ ROWS: tuple[Row[Files], ...] = (
 class Network:
     """Bytes, errors and speed of network interfaces, without the virtual ones, and TCP retransmissions."""
 
-    interval: Seconds = 1.0
+    interval: Seconds = 5.0
     root: str = "/"
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)

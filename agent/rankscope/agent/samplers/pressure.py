@@ -42,7 +42,7 @@ ROWS: tuple[Row[Files], ...] = (
 class Pressure:
     """Pressure stall information: the time for which some or all tasks waited for CPU, memory or I/O."""
 
-    interval: Seconds = 1.0
+    interval: Seconds = 5.0
     root: str = "/"
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)

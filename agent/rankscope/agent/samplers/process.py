@@ -2,204 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
-from rankscope.agent.runs.devices import RANK_INFO, Device, Devices
+from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
-from rankscope.agent.samplers._linux import cgroup, pressure, workload
+from rankscope.agent.samplers._linux import cgroup, workload
 from rankscope.agent.samplers._linux.deaths import Deaths
 from rankscope.agent.samplers._linux.engine import Engine
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.kmsg import KernelLog
 from rankscope.agent.samplers._linux.processes import Family, Finder, Stat, read_stat
-from rankscope.agent.samplers._rows import Labelled, Row, Values, collect, metrics
-
-_RANK = ("run", "rank")
-
-
-@dataclass(slots=True)
-class _Look:
-    """One rank's processes at one time."""
-
-    files: Files
-    rank: Rank
-    stat: Stat
-    tree: list[Stat]  # the rank itself first
-    helpers: set[int]  # processes of the SDK in the tree
-    device: Device | None
-    workload: workload.Workload
-    group: str  # its control group
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.rank.info.key.run, str(self.rank.info.key.rank)
-
-    @property
-    def workers(self) -> list[Stat]:
-        return [stat for stat in self.tree[1:] if stat.pid not in self.helpers]
-
-    def one(self, value: float | None) -> Values:
-        return None if value is None else [(self.key, value)]
-
-
-def _info(look: _Look) -> Values:
-    device = look.device or Device("", "")
-    own = look.workload
-    places = (own.container, own.namespace, own.pod)
-    labels = (*look.key, str(look.rank.info.local_rank), device.gpu, device.uuid, str(look.stat.pid), *places)
-    return [(labels, 1.0)]
-
-
-def _container_info(look: _Look) -> Values:
-    own = look.workload
-    if not own.container_id:
-        return None
-    return [((*look.key, own.container, own.container_id, own.image, own.service, own.pod_uid), 1.0)]
-
-
-def _files_limit(look: _Look) -> Values:
-    for line in look.files.text(f"proc/{look.stat.pid}/limits").splitlines():
-        if line.startswith("Max open files"):
-            return look.one(float(line.split()[3]))  # ValueError where it is `unlimited`: absent
-    return None
-
-
-def _cpus(look: _Look) -> Values:
-    """Give the smaller of the affinity mask and the groups' limits."""
-    limit = cgroup.cpus(look.files, look.group)
-    allowed: float | None = None
-    for line in look.files.text(f"proc/{look.stat.pid}/status").splitlines():
-        if line.startswith("Cpus_allowed:"):
-            allowed = int(line.split()[1].replace(",", ""), 16).bit_count()
-    return look.one(min((each for each in (limit, allowed) if each), default=None))
-
-
-def _memory_limit(look: _Look) -> Values:
-    memory = cgroup.memory(look.files, look.group)
-    return look.one(memory.limit if memory else None)
-
-
-def _memory_limit_used(look: _Look) -> Values:
-    memory = cgroup.memory(look.files, look.group)
-    return look.one(memory.used if memory else None)
-
-
-def _pressure(look: _Look) -> Labelled:
-    for resource in ("cpu", "memory", "io"):
-        for kind, seconds in pressure.stalls(cgroup.pressure_text(look.files, look.group, resource)):
-            yield (*look.key, resource, kind), seconds
-
-
-def _gauge(name: str, meaning: str, unit: str, source: str = "/proc/PID/stat, process tree") -> Metric:
-    return Metric(name, "gauge", meaning, _RANK, unit, source)
-
-
-def _counter(name: str, meaning: str, unit: str, source: str = "/proc/PID/stat, process tree") -> Metric:
-    return Metric(name, "counter", meaning, _RANK, unit, source)
-
-
-CPU_SECONDS = _counter("rank_cpu_seconds_total", "CPU time of the rank's process tree.", "s")
-WORKER_CPU_SECONDS = _counter(
-    "rank_worker_cpu_seconds_total", "CPU time of the rank's child processes: DataLoader workers and the like.", "s"
+from rankscope.agent.samplers._process_rows import (
+    CPU_SECONDS,
+    OOM_RESIDENT,
+    OOM_TIME,
+    ROWS,
+    SLOW_ROWS,
+    WORKER_CPU_SECONDS,
+    Look,
 )
+from rankscope.agent.samplers._rows import collect, metrics
 
-OOM_TIME = _gauge(
-    "rank_oom_kill_timestamp_seconds",
-    "Unix time at which the kernel killed a process of the rank for the lack of memory.",
-    "s",
-    "/dev/kmsg, cgroup memory.events",
-)
-OOM_RESIDENT = _gauge(
-    "rank_oom_kill_resident_bytes", "What that process held then.", "bytes", "/dev/kmsg, anon-rss of the killed process"
-)
-
-ROWS: tuple[Row[_Look], ...] = (
-    Row(RANK_INFO, _info),
-    Row(
-        Metric(
-            "rank_container_info",
-            "info",
-            "The container that a rank runs in.",
-            (
-                *_RANK,
-                "workload_container",
-                "workload_container_id",
-                "workload_image",
-                "workload_service",
-                "workload_pod_uid",
-            ),
-            source="/proc/PID/cgroup, the container engine",
-        ),
-        _container_info,
-    ),
-    Row(
-        _gauge(
-            "rank_resident_memory_bytes", "Resident memory of the process tree, shared pages once a process.", "bytes"
-        ),
-        lambda look: look.one(sum(stat.resident for stat in look.tree)),
-    ),
-    Row(
-        _gauge("rank_workers", "Child processes of the rank: DataLoader workers and the like.", "count"),
-        lambda look: look.one(len(look.workers)),
-    ),
-    Row(
-        _gauge("rank_threads", "Threads of the rank's process tree.", "count"),
-        lambda look: look.one(sum(stat.threads for stat in look.tree)),
-    ),
-    Row(
-        _gauge("rank_open_files", "Files that the rank's own process has open.", "count", "/proc/PID/fd"),
-        lambda look: look.one(len(os.listdir(look.files.path(f"proc/{look.stat.pid}/fd")))),
-    ),
-    Row(
-        _gauge("rank_open_files_limit", "Files that a process of the rank may have open.", "count", "/proc/PID/limits"),
-        _files_limit,
-    ),
-    Row(
-        _gauge("rank_cpus", "CPUs that the rank may use: affinity and cgroup limits.", "count", "status, cpu.max"),
-        _cpus,
-    ),
-    Row(
-        _counter(
-            "rank_cpu_throttled_seconds_total", "Time its cgroup's CPU limit held the rank back.", "s", "cpu.stat"
-        ),
-        lambda look: look.one(cgroup.throttled_seconds(look.files, look.group)),
-    ),
-    Row(
-        _gauge(
-            "rank_memory_limit_bytes", "The cgroup memory limit that leaves the rank the least.", "bytes", "memory.max"
-        ),
-        _memory_limit,
-    ),
-    Row(
-        _gauge(
-            "rank_memory_limit_used_bytes",
-            "Memory used under that limit by all in the cgroup, without file cache that can be dropped.",
-            "bytes",
-            "memory.current, memory.stat",
-        ),
-        _memory_limit_used,
-    ),
-    Row(
-        Metric(
-            "rank_pressure_seconds_total",
-            "counter",
-            "Time that tasks of the rank's cgroup stalled; resource=cpu|memory|io, kind=some|full.",
-            (*_RANK, "resource", "kind"),
-            "s",
-            "cgroup *.pressure",
-        ),
-        _pressure,
-    ),
-    Row(
-        _counter("rank_oom_kills_total", "OOM kills in the rank's cgroup.", "count", "cgroup memory.events oom_kill"),
-        lambda look: look.one(cgroup.oom_kills(look.files, look.group)),
-    ),
-)
+_SLOW = 30.0  # seconds
 
 
 @dataclass
@@ -216,11 +44,15 @@ class Process:
     _helpers: dict[int, tuple[int, bool]] = field(default_factory=dict[int, tuple[int, bool]], init=False, repr=False)
     _engine: Engine = field(init=False, repr=False)
     _log: KernelLog | None = field(default=None, init=False, repr=False)
+    _slow: dict[int, tuple[float, tuple[Sample, ...]]] = field(
+        default_factory=dict[int, "tuple[float, tuple[Sample, ...]]"], init=False, repr=False
+    )
     _deaths: Deaths = field(default_factory=Deaths, init=False, repr=False)
     _cpu: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float], init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         *metrics(ROWS),
+        *metrics(SLOW_ROWS),
         CPU_SECONDS,
         WORKER_CPU_SECONDS,
         OOM_TIME,
@@ -247,10 +79,19 @@ class Process:
                 look = self._look(files, rank, stat, devices)
                 self._deaths.alive(rank.info.session, [each.pid for each in look.tree], look.group)
                 yield from collect(ROWS, look)
+                yield from self._slowly(look, now)
                 yield from self._cpu_seconds(look)
         self._deaths.look(files, {rank.info.session for rank, _ in found}, self._log.read(), now)
         for rank in everyone:
             yield from self._death(rank)
+
+    def _slowly(self, look: Look, now: float) -> tuple[Sample, ...]:
+        """Return the samples of slow rows, as they were read at most half a minute ago."""
+        session = look.rank.info.session
+        known = self._slow.get(session)
+        if known is None or now - known[0] >= _SLOW:
+            known = self._slow[session] = (now, tuple(collect(SLOW_ROWS, look)))
+        return known[1]
 
     def _death(self, rank: Rank) -> Iterator[Sample]:
         death = self._deaths.of(rank.info.session)
@@ -260,7 +101,7 @@ class Process:
             if death.resident:
                 yield Sample(OOM_RESIDENT, float(death.resident), key)
 
-    def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices) -> _Look:
+    def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices) -> Look:
         session = rank.info.session
         own = self._workloads.get(session)
         if own is None:
@@ -273,7 +114,7 @@ class Process:
         tree = [stat, *(child for pid in pids if (child := read_stat(files, pid)) is not None)]
         helpers = {child.pid for child in tree[1:] if self._is_helper(files, child)}
         group = cgroup.path_of(files, stat.pid) or "/"
-        return _Look(files, rank, stat, tree, helpers, devices.of(rank), own, group)
+        return Look(files, rank, stat, tree, helpers, devices.of(rank), own, group)
 
     def _is_helper(self, files: Files, stat: Stat) -> bool:
         known = self._helpers.get(stat.pid)
@@ -285,7 +126,7 @@ class Process:
             self._helpers[stat.pid] = known
         return known[1]
 
-    def _cpu_seconds(self, look: _Look) -> Iterable[Sample]:
+    def _cpu_seconds(self, look: Look) -> Iterable[Sample]:
         """Yield CPU time, which never goes back: the kernel forgets that of a child that nobody waited for."""
         totals = {
             CPU_SECONDS: sum((stat.cpu for stat in look.tree), 0.0),
@@ -301,6 +142,7 @@ class Process:
         self._finder.keep(sessions)
         self._workloads = {session: own for session, own in self._workloads.items() if session in sessions}
         self._cpu = {key: total for key, total in self._cpu.items() if key[0] in sessions}
+        self._slow = {session: known for session, known in self._slow.items() if session in sessions}
         self._deaths.keep(sessions)
 
     def close(self) -> None:

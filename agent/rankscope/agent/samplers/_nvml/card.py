@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rankscope.agent.samplers._nvml.api import nvml
 from rankscope.agent.samplers._nvml.reads import Field, Gpm, Read
-from rankscope.agent.samplers._nvml.rows import Row
+from rankscope.agent.samplers._nvml.row import Row
 
 Value = tuple[str, str, float]
 """Metric, label value ("" without), value."""

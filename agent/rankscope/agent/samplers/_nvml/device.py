@@ -8,8 +8,9 @@ from typing import Any
 
 from rankscope.agent.samplers._nvml.api import nvml
 from rankscope.agent.samplers._nvml.card import Card, Profile, check, number
+from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
 from rankscope.agent.samplers._nvml.reading import Instance, Process, Reading
-from rankscope.agent.samplers._nvml.rows import MIG_ROWS, ROWS
+from rankscope.agent.samplers._nvml.rows import ROWS
 
 ProfileOf = Callable[[object, "int | None"], "Profile | None"]
 """Makes the profile of a GPU's handle, or of one MIG GPU instance on it; None where there is no profiling."""

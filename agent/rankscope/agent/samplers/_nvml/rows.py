@@ -1,61 +1,14 @@
 """What is read of a GPU: one row, one metric.
 
-This table is all there is to a metric: the process that holds NVML reads by it, and the agent exports by it. Nothing
-here imports NVML or the agent's values, so that the process stays small.
+This table is all there is to a metric: the process that holds NVML reads by it, and the agent exports by it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
-
 from rankscope.agent.samplers._nvml.reads import ALL_LINKS, Call, Field, Gpm, Links, Read
+from rankscope.agent.samplers._nvml.row import Row, memory_part, ratio
 
 _FI = "NVML_FI_DEV_"
-_HUGE = float(1 << 62)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A metric and how each of its series is read; a value outside `low` to `high` is no value and is not given."""
-
-    name: str
-    kind: Literal["gauge", "counter"]
-    unit: str
-    meaning: str
-    reads: Mapping[str, Read | tuple[Read, ...]]  # by label value, "" without; several: the first that is supported
-    label: str = ""
-    low: float = 0.0
-    high: float = _HUGE
-    slow: bool = False  # changes seldom, or costs much: read every tenth time
-    unless: str = ""  # not read where this metric can be read
-
-    @property
-    def source(self) -> str:
-        reads = [read for each in self.reads.values() for read in (each if isinstance(each, tuple) else (each,))]
-        return ", ".join(dict.fromkeys(str(read) for read in reads))
-
-    def plausible(self, value: float) -> float | None:
-        """Return the value if it can be true, else None. Ratios may overshoot by rounding and are cut to 1."""
-        if not math.isfinite(value) or value < self.low:
-            return None
-        if self.unit == "ratio" and self.high < value <= self.high * 1.05:
-            return self.high
-        return value if value <= self.high else None
-
-
-def _percent(name: str, meaning: str, read: Read, high: float = 1.0) -> Row:
-    return Row(name, "gauge", "ratio", meaning, {"": read}, high=high)
-
-
-def _memory(part: str) -> tuple[Read, ...]:
-    """Version 2 tells what the driver holds in reserve apart from what is used."""
-    return (
-        Call("nvmlDeviceGetMemoryInfo", ("nvmlMemory_v2",), part),
-        Call("nvmlDeviceGetMemoryInfo", (), part),
-    )
 
 
 def _reason(bit: int) -> Read:
@@ -70,30 +23,30 @@ _UTILIZATION = "nvmlDeviceGetUtilizationRates"
 _REMAPPED = "nvmlDeviceGetRemappedRows"
 
 ROWS: tuple[Row, ...] = (
-    _percent(
+    ratio(
         "gpu_utilization_ratio",
         "Share of the last sample period with a kernel resident (nvidia-smi utilization.gpu).",
         Call(_UTILIZATION, part="gpu", per=100),
     ),
-    _percent(
+    ratio(
         "gpu_memory_copy_utilization_ratio",
         "Share of the sample period the memory interface was busy.",
         Call(_UTILIZATION, part="memory", per=100),
     ),
-    _percent("gpu_sm_active_ratio", "SM activity (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)),
-    _percent(
+    ratio("gpu_sm_active_ratio", "SM activity (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)),
+    ratio(
         "gpu_sm_occupancy_ratio", "Warps resident, of what the SMs hold (Hopper+ GPM).",
         Gpm("NVML_GPM_METRIC_SM_OCCUPANCY", 100),
     ),
-    _percent(
+    ratio(
         "gpu_engine_active_ratio", "Activity of the graphics and compute engine (Hopper+ GPM).",
         Gpm("NVML_GPM_METRIC_GRAPHICS_UTIL", 100),
     ),
-    _percent(
+    ratio(
         "gpu_tensor_active_ratio", "Tensor pipe activity (Hopper+ GPM).",
         Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 100),
     ),
-    _percent(
+    ratio(
         "gpu_dram_active_ratio", "Share of the memory bandwidth in use (Hopper+ GPM).",
         Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 100),
     ),
@@ -109,7 +62,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_memory_used_bytes", "gauge", "bytes", "Framebuffer memory in use (without reserved).",
-        {"": _memory("used")}, high=1 << 44,
+        {"": memory_part("used")}, high=1 << 44,
     ),
     Row(
         "gpu_memory_reserved_bytes", "gauge", "bytes", "Framebuffer memory that driver and firmware keep.",
@@ -117,7 +70,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_memory_size_bytes", "gauge", "bytes", 'Framebuffer memory size ("_total" is reserved for counters).',
-        {"": _memory("total")}, low=1, high=1 << 44,
+        {"": memory_part("total")}, low=1, high=1 << 44,
     ),
     Row(
         "gpu_power_watts", "gauge", "watts", "Board power draw.",
@@ -286,42 +239,20 @@ ROWS: tuple[Row, ...] = (
         "Driver-requested action: 0 none 1 reset 2 reboot 3 drain p2p 4 drain+reset.",
         {"": Field(_FI + "GET_GPU_RECOVERY_ACTION")}, high=15,
     ),
-    _percent(
+    ratio(
         "gpu_encoder_utilization_ratio", "Use of the video encoders.",
         Call("nvmlDeviceGetEncoderUtilization", part=0, per=100),
     ),
-    _percent(
+    ratio(
         "gpu_decoder_utilization_ratio", "Use of the video decoders.",
         Call("nvmlDeviceGetDecoderUtilization", part=0, per=100),
     ),
-    _percent(
+    ratio(
         "gpu_fan_speed_ratio", "Fan speed, of the fan's maximum.",
         Call("nvmlDeviceGetFanSpeed", per=100), high=2.0,
     ),
     Row(
         "gpu_performance_state", "gauge", "enum", "Performance state, 0 the fastest to 15 the slowest.",
         {"": Call("nvmlDeviceGetPerformanceState")}, high=15,
-    ),
-)  # fmt: skip
-
-MIG_ROWS: tuple[Row, ...] = (
-    Row(
-        "mig_memory_used_bytes", "gauge", "bytes", "Framebuffer memory of a MIG instance in use.",
-        {"": _memory("used")}, high=1 << 44,
-    ),
-    Row(
-        "mig_memory_size_bytes", "gauge", "bytes", "Framebuffer memory of a MIG instance.",
-        {"": _memory("total")}, low=1, high=1 << 44,
-    ),
-    _percent(
-        "mig_sm_active_ratio", "SM activity of a MIG instance (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)
-    ),
-    _percent(
-        "mig_tensor_active_ratio", "Tensor pipe activity of a MIG instance (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_ANY_TENSOR_UTIL", 100),
-    ),
-    _percent(
-        "mig_dram_active_ratio", "Share of a MIG instance's memory bandwidth in use (Hopper+ GPM).",
-        Gpm("NVML_GPM_METRIC_DRAM_BW_UTIL", 100),
     ),
 )  # fmt: skip
