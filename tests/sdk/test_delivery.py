@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
+import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from rankscope.sdk import _stream
+from rankscope.sdk import _delivery, _stream
+from rankscope.sdk._batch import Batches
+from rankscope.sdk._cost import Cost
+from rankscope.sdk._delivery import complete
+from rankscope.sdk._live import Glance, Live
+from rankscope.sdk._records import Column, Record, Shape
 
 from .conftest import Script
 from .server import Agent, Kept, wait_for
@@ -168,7 +177,7 @@ def test_a_run_that_ends_without_an_agent_leaves_its_points_on_disk(short: Path,
     agent = Agent(short / "agent.sock").start()
     try:
         command = ["-m", "rankscope.sdk._deliver", str(journal), "--agent", agent.address]
-        wait_for(lambda: subprocess.run([os.sys.executable, *command], check=False).returncode == 0, 20)  # type: ignore[attr-defined]
+        wait_for(lambda: subprocess.run([sys.executable, *command], check=False).returncode == 0, 20)
         assert whole(agent.only, 3000)
         assert agent.only.goodbye is not None
         assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
@@ -241,6 +250,62 @@ def test_a_record_that_the_agent_refuses_is_left_out_and_the_rest_arrives(agent:
     wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 300, 20)
     assert whole(agent.only, 300)
     wait_for(lambda: dict(agent.only.beats[-1].dropped) == {"refused": 1})
+
+
+def test_the_agent_may_ask_for_less(short: Path) -> None:
+    live = Live(short, True)
+    cost = Cost(live)
+    glance = Glance(short)
+    assert cost.rate("histograms") == 1.0
+    assert glance.set_rate("histograms", 0.25)
+    assert cost.rate("histograms") == 0.25
+    assert cost.rate("activations") == 1.0
+    assert not glance.set_rate("something else", 0.5)
+    glance.close()
+
+
+def test_beyond_its_budget_the_sdk_thins_what_is_optional(short: Path) -> None:
+    cost = Cost(Live(short, True))
+    cost.spend(10**15)
+    assert cost.ratio > 1
+    assert 0 < cost.rate("histograms") < 0.01
+
+
+def test_a_clock_that_jumps_moves_no_point_twice(short: Path) -> None:
+    """Rows carry the monotonic clock; the wall clock is added when they are sent."""
+    shape = Shape(0, (Column("loss"),))
+    rows = [Record(0, step, step * 1000, struct.pack("<d", 1.0)) for step in range(3)]
+    batches = Batches()
+    for first, offset in ((1, 10**18), (2, 5), (3, 10**18)):
+        batch, _ = batches.make(first, rows[first - 1 : first], lambda _: shape, offset)
+        assert (batch.clock_offset_ns, list(batch.blocks[0].monotonic_ns)) == (offset, [(first - 1) * 1000])
+
+
+def test_where_the_disk_is_too_full_for_the_goodbye_the_points_go_first(
+    agent: Agent, script: Script, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = script(FOREVER)
+    assert process.stdout is not None
+    sender = int(process.stdout.readline())
+    count = int(process.stdout.readline())
+    process.send_signal(signal.SIGSTOP)  # so that it starts no other sender
+    os.kill(sender, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    (folder,) = spool.iterdir()
+    calls: list[int] = []
+
+    def full(place: Path) -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return complete(place)
+
+    monkeypatch.setattr(_delivery, "complete", full)
+    assert asyncio.run(_delivery.Dead(folder, agent.address, "").run())
+    assert len(agent.only.rows) >= count
+    assert agent.only.goodbye is not None
+    assert not folder.exists()
 
 
 def test_a_backlog_comes_at_a_bounded_rate(agent: Agent, script: Script) -> None:

@@ -110,6 +110,56 @@ signal.signal(signal.SIGTERM, leave)
     assert goodbye(agent).exit_code == 7
 
 
+def test_finish_in_a_finally_clause_knows_of_the_exception(agent: Agent, script: Script) -> None:
+    process = script(BEGIN + "try:\n    1 / 0\nfinally:\n    sdk.finish()")
+    process.communicate(timeout=20)
+    assert goodbye(agent).exception.startswith("ZeroDivisionError")
+    agent.sessions.clear()
+    process = script(BEGIN + "try:\n    raise SystemExit(6)\nfinally:\n    sdk.finish()")
+    process.communicate(timeout=20)
+    assert (goodbye(agent).reason, goodbye(agent).exit_code) == (ingest_pb2.Goodbye.FINISHED, 6)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [("pass", ingest_pb2.Goodbye.FINISHED), ("1 / 0", ingest_pb2.Goodbye.EXCEPTION)]
+)
+def test_ranks_that_multiprocessing_starts_say_goodbye_too(
+    agent: Agent, script: Script, end: str, reason: int
+) -> None:
+    """There neither atexit nor sys.excepthook run."""
+    code = f"""
+import multiprocessing
+from rankscope import sdk
+def rank():
+    sdk.init(); sdk.log(loss=1.0, step=41)
+    {end}
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=rank)
+    process.start(); process.join()
+"""
+    script(code).communicate(timeout=30)
+    assert int(goodbye(agent).reason) == reason
+
+
+def test_an_out_of_memory_error_takes_the_allocators_figures_along(agent: Agent, script: Script) -> None:
+    code = """
+import types
+class OutOfMemoryError(RuntimeError): pass
+stats = {"allocated_bytes.all.current": 70 << 30, "reserved_bytes.all.peak": 78 << 30, "other": 1}
+cuda = types.SimpleNamespace(is_initialized=lambda: True, memory_stats=lambda: stats)
+cuda.mem_get_info = lambda: (1, 80 << 30)
+sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
+raise OutOfMemoryError("CUDA out of memory")
+"""
+    script(BEGIN + code).communicate(timeout=20)
+    assert dict(goodbye(agent).memory) == {
+        "allocated_bytes.all.current": 70 << 30,
+        "reserved_bytes.all.peak": 78 << 30,
+        "device_free_bytes": 1,
+        "device_total_bytes": 80 << 30,
+    }
+
+
 def test_interrupt_from_the_keyboard(agent: Agent, script: Script) -> None:
     process = script(BEGIN + "print('up', flush=True)\ntime.sleep(60)")
     assert process.stdout is not None
@@ -196,4 +246,4 @@ print(children.split())
     process = script(BEGIN + code, flags=("-X", "dev", "-W", "error"))
     output, error = process.communicate(timeout=30)
     assert "Warning" not in error
-    assert output.strip() == "['ps']"
+    assert output.strip() == "['ps']", error

@@ -66,6 +66,20 @@ def complete(folder: Path) -> int:
     return last + 1
 
 
+def last_word(delivery: Delivery, folder: Path) -> bool:
+    """Let a delivery end with the goodbye of a rank that is gone.
+
+    False when the disk is too full to add one: then what is there is delivered first, which makes room.
+    """
+    try:
+        delivery.final = complete(folder)
+    except OSError:
+        delivery.final = survey(folder)[0]
+        return False
+    delivery.reader.seek(delivery.reader.next)  # the segment that it has open may have been replaced
+    return True
+
+
 def _last_step(folder: Path) -> int:
     step = 0
     for _, path in reversed(spool.segments(folder)):
@@ -101,15 +115,16 @@ class Dead:
             hello, fields = read_hello(self.folder)
             if owner_lives(fields):
                 return False
-            final = complete(self.folder)
             reader, glance = Reader(self.folder), Glance(self.folder)
-            delivery = self._delivery = Delivery(
-                self.address, self.token, hello, reader, glance, self._stop, final=final
-            )
-            if await delivery.run():
-                remove(self.folder)
-                return True
-            return False
+            delivery = self._delivery = Delivery(self.address, self.token, hello, reader, glance, self._stop)
+            said = last_word(delivery, self.folder)
+            done = await delivery.run()
+            if done and not said:
+                done = last_word(delivery, self.folder) and await delivery.run()
+            if not done:
+                return False
+            remove(self.folder)
+            return True
         finally:
             os.close(writer)
 

@@ -50,7 +50,7 @@ class Ends:
         self._hook(kind, error, trace)
 
     def _leave(self, status: object = None, /) -> None:
-        self.exit_code = status if isinstance(status, int) else 0 if status is None else 1
+        self.exit_code = _status(status)
         self._exit(status)  # type: ignore[arg-type]
 
     def unhook_child(self) -> None:
@@ -78,16 +78,24 @@ class Ends:
 
     def fields(self, exit_code: object, signalled: str) -> dict[str, object]:
         """Return the goodbye's fields."""
-        code = exit_code if isinstance(exit_code, int) else self.exit_code or 0
-        code = max(-(2**31), min(2**31 - 1, int(code)))
-        error = self.exception
+        # `try: train() finally: sdk.finish()` comes here while the exception is on its way, and so does the end of a
+        # process of multiprocessing, where neither sys.excepthook nor atexit run.
+        error = self.exception or sys.exc_info()[1]
+        leaving = _status(error.code) if isinstance(error, SystemExit) else self.exit_code
+        code = leaving or (exit_code if isinstance(exit_code, int) else 0)
+        code = max(-(2**31), min(2**31 - 1, code))
         if isinstance(error, KeyboardInterrupt):
             return {"reason": "signal", "signal": int(signal.SIGINT), "exit_code": code or 130}
-        if error is not None:
+        if isinstance(error, Exception):
             return {"reason": "exception", "exit_code": code or 1, **_report(error)}
         if signalled:
             return {"reason": "signal", "signal": int(signal.SIGTERM), "exit_code": code, "traceback": signalled}
         return {"reason": "finished", "exit_code": code}
+
+
+def _status(status: object) -> int:
+    """Return the exit status that Python makes of what sys.exit was given."""
+    return int(status) if isinstance(status, int) else 0 if status is None else 1
 
 
 def read_signal(path: Path) -> str:

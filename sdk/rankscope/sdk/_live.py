@@ -118,6 +118,8 @@ class Live:
         return os.pread(self._file, SIZE, 0).ljust(SIZE, b"\0") if self._file >= 0 else self.page
 
     def close(self) -> None:
+        """Let go of the page; who still writes to it (a phase that is open) does so into nothing."""
+        self.page = bytearray(SIZE)
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -176,6 +176,10 @@ def _hook() -> None:
         _hooked = True
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
         atexit.register(_at_exit)
+        if (process := sys.modules.get("multiprocessing.process")) is not None and process.parent_process() is not None:
+            from multiprocessing.util import Finalize
+
+            Finalize(None, _at_exit, exitpriority=10)  # atexit does not run in these
     os.environ[OWNER] = str(os.getpid())
 
 

@@ -75,10 +75,11 @@ class Session:
     def log(self, metrics: Mapping[str, object] | None, step: int | None, scalars: Scalars) -> None:
         """Write a row: the one thing here that must be fast."""
         now = monotonic_ns()
-        values = scalars if metrics is None else self._merge(metrics, scalars)
+        values = scalars if metrics is None else _values.merge(metrics, scalars, self._refuse)
         for value in values.values():
             if type(value) is not float:
-                self._odd(now, values, step)
+                numbers, late = _values.sort_out(values, self._refuse)
+                self._row(now, numbers, step, late)
                 return
         phases = self.phases
         spent = phases.spent
@@ -127,49 +128,8 @@ class Session:
             if self._deferred:
                 self._catch_up()
 
-    def _merge(self, metrics: object, scalars: Scalars) -> Scalars:
-        """Return what was given as a dict and by name as one flat mapping."""
-        if not isinstance(metrics, Mapping):
-            guard.warn("log:metrics", f"sdk.log: the first argument is a {type(metrics).__name__}, no dict: dropped")
-            self.live.drop("bad_argument", 1)
-            return scalars
-        given = cast("Mapping[object, object]", metrics)
-        if not scalars and isinstance(metrics, dict):
-            for name, value in given.items():
-                if type(name) is not str or isinstance(value, Mapping):
-                    break
-            else:
-                return cast("Scalars", given)
-        return {**dict(_values.flatten(given)), **scalars}
-
-    def _odd(self, now: int, values: Scalars, step: int | None) -> None:
-        """Write a row in which some values are not floats: convert them, or leave them out."""
-        kept: dict[str, float] = {}
-        late: dict[str, object] = {}
-        for name, value in values.items():
-            if type(value) is float:
-                kept[name] = value
-            elif type(value) is int and -(2**53) <= value <= 2**53:
-                kept[name] = float(value)
-            elif isinstance(value, Mapping):
-                for inner, part in _values.flatten(cast("Mapping[object, object]", value), name + _values.SEPARATOR):
-                    self._convert(inner, part, kept, late)
-            else:
-                self._convert(name, value, kept, late)
-        self._row(now, kept, step, late)
-
-    def _convert(self, name: str, value: object, kept: dict[str, float], late: dict[str, object]) -> None:
-        try:
-            if _values.on_device(value):
-                late[name] = value
-            else:
-                kept[name] = _values.number(value)
-        except _values.NotANumber as error:
-            self._refuse(name, "not_a_number", f"{name} is dropped: {error} is no number")
-        except Exception as error:  # noqa: BLE001 (an object of the user's whose conversion fails)
-            self._refuse(name, "not_a_number", f"{name} is dropped: {type(error).__name__} when it was made a number")
-
-    def _refuse(self, name: str, reason: str, message: str) -> None:
+    def _refuse(self, reason: str, name: str, message: str) -> None:
+        """Count a value that is left out, and say so once for each name."""
         self.live.drop(reason, 1)
         guard.warn(f"{reason}:{name[:MAX_NAME]}", f"sdk.log: {message[:500]}")
 
@@ -268,7 +228,7 @@ class Session:
         try:
             waiting.add(name, tensor)
         except Unavailable as error:
-            self._refuse(name, "late_lost", f"{name} is dropped: {error}")
+            self._refuse("late_lost", name, f"{name} is dropped: {error}")
 
     def _settle(self) -> None:
         """Write the rows of earlier steps whose values have arrived."""
@@ -349,8 +309,10 @@ class Session:
             if self.phases.spent:
                 self._table(monotonic_ns(), max(0, self.step), {}, self.phases.spent)
             self.event("goodbye", fields)
+            self.tend = None
             self.journal.close()
             self.live.close()
+            self.phases.page = self.live.page
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Protocol, SupportsFloat, cast, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, SupportsFloat, TypeAlias, cast
 
 MAX_DEPTH = 16
 SEPARATOR = "/"
+
+Refuse: TypeAlias = "Callable[[str, str, str], None]"  # takes reason, name and message
 
 
 class NotANumber(Exception):
     """What was logged is no number."""
 
 
-@runtime_checkable
 class Tensor(Protocol):
     """What a tensor of any framework looks like from here."""
 
@@ -72,6 +73,50 @@ def flatten(metrics: Mapping[object, object], prefix: str = "", depth: int = 0) 
             yield from flatten(cast("Mapping[object, object]", value), name + SEPARATOR, depth + 1)
         else:
             yield name, value
+
+
+def merge(metrics: object, scalars: Mapping[str, object], refuse: Refuse) -> Mapping[str, object]:
+    """Return what was given as a dict and by name as one flat mapping."""
+    if not isinstance(metrics, Mapping):
+        refuse("bad_argument", "", f"the first argument is a {type(metrics).__name__}, no dict: dropped")
+        return scalars
+    given = cast("Mapping[object, object]", metrics)
+    if not scalars and isinstance(metrics, dict):
+        for name, value in given.items():
+            if type(name) is not str or isinstance(value, Mapping):
+                break
+        else:
+            return cast("Mapping[str, object]", given)
+    return {**dict(flatten(given)), **scalars}
+
+
+def sort_out(values: Mapping[str, object], refuse: Refuse) -> tuple[dict[str, float], dict[str, object]]:
+    """Return the numbers, and the tensors that are still on a device; what is neither is refused."""
+    numbers: dict[str, float] = {}
+    late: dict[str, object] = {}
+    for name, value in values.items():
+        if type(value) is float:
+            numbers[name] = value
+        elif type(value) is int and -(2**53) <= value <= 2**53:
+            numbers[name] = float(value)
+        elif isinstance(value, Mapping):
+            for inner, part in flatten(cast("Mapping[object, object]", value), name + SEPARATOR):
+                _sort(inner, part, numbers, late, refuse)
+        else:
+            _sort(name, value, numbers, late, refuse)
+    return numbers, late
+
+
+def _sort(name: str, value: object, numbers: dict[str, float], late: dict[str, object], refuse: Refuse) -> None:
+    try:
+        if on_device(value):
+            late[name] = value
+        else:
+            numbers[name] = number(value)
+    except NotANumber as error:
+        refuse("not_a_number", name, f"{name} is dropped: {error} is no number")
+    except Exception as error:  # noqa: BLE001 (an object of the user's whose conversion fails)
+        refuse("not_a_number", name, f"{name} is dropped: {type(error).__name__} when it was made a number")
 
 
 def clean(text: object, most: int) -> str:
