@@ -63,9 +63,10 @@ def test_every_beginning_and_every_end_arrive_in_order(tmp_path: Path) -> None:
             process.send_signal(signal.SIGKILL)
             process.wait()
             box.answers[:] = [503] * chance.randrange(3)  # a receiver with troubles of its own
+        box.answers.clear()  # who drains does not wait for a receiver with troubles
         last = _start(tmp_path, box)
         (tmp_path / "stop").touch()
-        assert last.wait(20) == 0
+        assert last.wait(60) == 0
     told: dict[str, tuple[str, str]] = {}  # by id: a delivery may be repeated, under the same id
     for request in box.arrived:
         body = cast("dict[str, Any]", request.json())

@@ -252,3 +252,35 @@ class TestEnds:
         desk.engine.forget(desk.run, desk.now)
         desk.wait(5)
         assert desk.engine.active() == []
+
+
+class TestClock:
+    """A clock that is set back, or forth, holds nothing up and tells nothing twice."""
+
+    def test_back_by_an_hour(self, desk: Any, nan: Nan) -> None:
+        rule = FixedRule(for_=Span(seconds=10))
+        desk.hold(nan(0), 5)
+        desk.hold(nan(1), 5, name="LossSpike", rule=rule)
+        desk.now -= 3600
+        desk.hold(nan(1), 6, name="GpuHot", rule=rule)
+        desk.judge(nan(1), name="LossSpike", rule=rule)
+        desk.hold((), 12)
+        assert desk.statuses == ["LossNaN firing", "LossNaN resolved"]
+        assert desk.samples("rule_state")[("LossSpike", desk.run.name, "firing")] == 1
+
+    def test_forth_by_a_day(self, desk: Any, nan: Nan) -> None:
+        desk.hold(nan(0), 5)
+        desk.now += 86400
+        desk.hold(nan(0), 5)
+        assert desk.statuses[:1] == ["LossNaN firing"]
+        assert [p["notification_reason"] for p in desk.payloads[1:]] in ([], ["repeat interval elapsed"])
+
+
+def test_the_log_says_in_one_line_what_fires_and_what_is_over(desk: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        desk.hold((Finding("a\nb\x1b[31m", rank=1),), 2)
+        desk.hold((), 10)
+    assert [r.message for r in caplog.records] == [
+        "LossNaN fires, run exp-1-0a1b2c3d: a b [31m (rank 1)",
+        "LossNaN is resolved, run exp-1-0a1b2c3d",
+    ]

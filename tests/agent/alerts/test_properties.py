@@ -125,7 +125,7 @@ class World:
         self.wait(120)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(happenings, min_size=5, max_size=50))
 def test_the_life_of_every_alert(story: Sequence[Do]) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:

@@ -20,6 +20,10 @@ class Announcing:
         self._settings = settings
         self._hostname = hostname
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set back."""
+        self.groups = {group: sent - seconds for group, sent in self.groups.items()}
+
     def announce(
         self, firing: Sequence[Alert], ended: Sequence[Alert], now: float
     ) -> tuple[list[Notification], list[Alert]]:
@@ -34,7 +38,8 @@ class Announcing:
         notifications: list[Notification] = []
         told: list[Alert] = []
         for group, (alive, over) in members.items():
-            audible = [alert for alert in alive if not alert.muted]
+            # One whose labels may still change is not told of yet, however soon its group speaks.
+            audible = [alert for alert in alive if alert.settled and not alert.muted]
             if (next_ := due(audible, over, self.groups.get(group), self._settings)) and next_.time <= now:
                 notifications.append(self._notification(audible, over, next_.reason))
                 self.groups[group] = now

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 USER_ALERT = "UserAlert"
 RESEND = 300.0  # seconds for which receivers that expect repetition are told again that an alert is over
 SAVE_EVERY = 10.0  # seconds between two saves of what is not urgent
+CLOCK_SLACK = 1.0  # seconds that the clock may go back without anybody minding
 DOUBLINGS = 6  # of a hysteresis that is counted in steps
 
 RuleState: TypeAlias = Literal["ok", "pending", "firing", "incomplete"]
@@ -68,7 +69,7 @@ class Alerts:
         self._announcing = Announcing(settings, hostname, dict(before.groups))
         self._states: dict[Scope, RuleState] = {}
         self._fired: dict[tuple[str, Severity], int] = {}
-        self._since = 0.0  # when this process first heard the time
+        self._last = 0.0  # what the clock said last
         self._saved = 0.0
         self._urgent = self._changed = False
 
@@ -159,12 +160,18 @@ class Alerts:
             return made
 
     def _wake(self, now: float) -> None:
-        """Learn the time after a start: the time without an agent counts for nothing."""
-        if not self._since:
-            self._since = now
+        """Learn the time: that without an agent counts for nothing, and a clock that is set back holds nothing up."""
+        if not self._last:
             for alert in self._alerts():
                 if not alert.key.title:
                     alert.unknown(now)
+        elif (back := self._last - now) > CLOCK_SLACK:
+            log.warning("the clock was set back by %.0f s", back)
+            for alert in (*self._alerts(), *self._ended):
+                alert.shift(back)
+            self._announcing.shift(back)
+            self._firings = {key: [time - back for time in times] for key, times in self._firings.items()}
+        self._last = now
 
     def _expire(self, now: float) -> None:
         """End what nobody judges any more."""
@@ -180,6 +187,8 @@ class Alerts:
         self._label(alert)
         alert.settled = self._urgent = True
         self._history.append(alert, now)
+        level = logging.INFO if alert.severity == "info" else logging.WARNING
+        log.log(level, "%s fires%s: %s", alert.key.scope.name, render.whereabouts(alert), render.one_line(alert))
 
     def _resolve(self, now: float) -> None:
         """End alerts that are over, but none that nobody was told of and nobody silenced."""
@@ -292,6 +301,7 @@ class Alerts:
 
     def _close(self, alert: Alert, now: float) -> None:
         """Receivers know that an alert is over, or never heard of it: it is history."""
+        log.info("%s is resolved%s", alert.key.scope.name, render.whereabouts(alert))
         self._history.append(alert, now)
         self._past.append(alert)
 

@@ -87,6 +87,17 @@ def _summary(alert: Alert) -> str:
     return f"{summary} (rank{'s' if len(alert.ranks) > 1 else ''} {ranges(alert.ranks)})"
 
 
+def one_line(alert: Alert) -> str:
+    """Return an alert's summary for a log: one line, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in _summary(alert))[:500]
+
+
+def whereabouts(alert: Alert) -> str:
+    """Return `, run exp-1` and the like, or nothing for what is the node's."""
+    parts = [("run", alert.key.scope.run), ("GPU", alert.key.gpu)]
+    return "".join(f", {name} {value}" for name, value in parts if value)
+
+
 def _description(alert: Alert) -> str:
     evidence: Evidence = alert.evidence
     parts = [evidence.description]
