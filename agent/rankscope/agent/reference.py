@@ -114,8 +114,11 @@ def duration(seconds: float) -> str:
 
 
 def _notes(cls: type) -> dict[str, str]:
-    """Return what a class says of its fields: the string below each, or the comment beside it."""
+    """Return what a class says of its fields, inherited ones too: the string below each, or the comment beside it."""
     notes: dict[str, str] = {}
+    for parent in reversed(cls.__mro__[1:]):
+        if dataclasses.is_dataclass(parent):
+            notes |= _notes(parent)
     source = textwrap.dedent(inspect.getsource(cls))
     lines = source.splitlines()
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
