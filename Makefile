@@ -58,13 +58,17 @@ proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
 
 # Debian's own packages, where there is apt and a root to call it; their services are not started.
+PROGRAMS := prometheus promtool prometheus-alertmanager amtool gcc openssl shellcheck systemd-analyze docker-compose chromium
+PACKAGES := prometheus prometheus-alertmanager gcc libc6-dev openssl shellcheck systemd docker-compose chromium
+
 components:
-	@command -v prometheus prometheus-alertmanager promtool >/dev/null 2>&1 || \
+	@missing=$$(for program in $(PROGRAMS); do command -v $$program >/dev/null || printf '%s ' $$program; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  echo "installing Debian's prometheus and prometheus-alertmanager …"; \
-	  apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-	    prometheus prometheus-alertmanager >/dev/null; \
-	else echo "no prometheus here and no apt or root to get it: the tests that need it will skip and say so"; fi
+	  echo "installing Debian's packages for $$missing…"; \
+	  apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; \
+	else echo "$$missing not here, and no apt or root to get them: the tests that need them will skip and say so"; fi
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .generator .mypy_cache .pytest_cache .ruff_cache .hypothesis
