@@ -57,7 +57,7 @@ dashboards: $(VENV)/.dev  ## make the Grafana dashboards from grafana/boards (AR
 proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
 
-# Debian's own packages, where there is apt and a root to call it; their services are not started.
+# Debian's own packages, where there is apt and a root to call it; policy-rc.d keeps their services from starting.
 PROGRAMS := prometheus promtool prometheus-alertmanager amtool gcc openssl shellcheck systemd-analyze docker-compose chromium
 PACKAGES := prometheus prometheus-alertmanager gcc libc6-dev openssl shellcheck systemd docker-compose chromium
 
@@ -66,7 +66,9 @@ components:
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  echo "installing Debian's packages for $$missing…"; \
-	  apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	  policy=/usr/sbin/policy-rc.d; \
+	  [ -e $$policy ] || { printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; trap "rm -f $$policy" EXIT; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; \
 	else echo "$$missing not here, and no apt or root to get them: the tests that need them will skip and say so"; fi
 
