@@ -66,11 +66,6 @@ class Asked(Protocol):
 
 def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> dict[str, object]:
     """Return the fields of Hello that the rank knows itself (proto/rankscope/v1/ingest.proto)."""
-    tags: list[object] = []
-    if isinstance(asked.tags, str):
-        tags = [asked.tags]
-    elif isinstance(asked.tags, (list, tuple, set, frozenset)):
-        tags = list(cast("Sequence[object]", asked.tags))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return {
         "session": session,
@@ -83,7 +78,7 @@ def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> d
         "device_uuids": [part for part in visible.split(",") if part.startswith(("GPU-", "MIG-"))],
         "visible_devices": visible,
         "config_json": config_json(asked.config),
-        "tags": [clean(tag, 256) for tag in tags[:64]],
+        "tags": _tags(asked.tags),
         "notes": "" if asked.notes is None else clean(asked.notes, 100_000),
         "cgroup": _cgroup(),
         "journal": str(journal),
@@ -94,6 +89,14 @@ def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> d
             "user": os.environ.get("USER", str(os.geteuid())),
         },
     }
+
+
+def _tags(given: object) -> list[str]:
+    if isinstance(given, str):
+        return [clean(given, 256)]
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        return []
+    return [clean(tag, 256) for tag in list(cast("Sequence[object]", given))[:64]]
 
 
 def surroundings(path: Sequence[str], directory: str) -> dict[str, str]:
