@@ -7,15 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from rankscope.agent.alerts import render, saved
 from rankscope.agent.alerts.alert import Alert, Evidence, Key, Mark, Scope
 from rankscope.agent.alerts.announcing import Announcing
 from rankscope.agent.alerts.fingerprint import fingerprint
+from rankscope.agent.alerts.flapping import Flapping
 from rankscope.agent.alerts.history import History
-from rankscope.agent.alerts.metrics import ALERT_ACTIVE, ALERTS_TOTAL, RULE_STATE
 from rankscope.agent.alerts.muting import Muting
+from rankscope.agent.alerts.samples import RuleState, samples, state_of
 from rankscope.agent.alerts.settings import Settings
 from rankscope.agent.alerts.silences import Silences
 from rankscope.agent.component import Notification, Rule
@@ -28,9 +28,6 @@ USER_ALERT = "UserAlert"
 RESEND = 300.0  # seconds for which receivers that expect repetition are told again that an alert is over
 SAVE_EVERY = 10.0  # seconds between two saves of what is not urgent
 CLOCK_SLACK = 1.0  # seconds that the clock may go back without anybody minding
-DOUBLINGS = 6  # of a hysteresis that is counted in steps
-
-RuleState: TypeAlias = Literal["ok", "pending", "firing", "incomplete"]
 
 
 class Alerts:
@@ -62,9 +59,9 @@ class Alerts:
             self._open.setdefault(alert.key.scope, {})[alert.key] = alert
         self._ended = before.ended
         self._past = deque(before.past, maxlen=200)
-        self._firings = dict(before.firings)
         self._handed = before.handed
         self._history = History(runs_dir, settings, hostname)
+        self._flapping = Flapping(settings, dict(before.firings))
         self._muting = Muting(self.silences, settings)
         self._announcing = Announcing(settings, hostname, dict(before.groups))
         self._states: dict[Scope, RuleState] = {}
@@ -89,7 +86,7 @@ class Alerts:
             if isinstance(verdict, Incomplete):
                 for alert in alerts.values():
                     alert.unknown(now)
-                self._states[scope] = "firing" if _state(alerts) == "firing" else "incomplete"
+                self._states[scope] = "firing" if state_of(alerts.values()) == "firing" else "incomplete"
                 return
             at = Mark(now, _newest_step(run))
             found = self._sort(scope, verdict)
@@ -97,7 +94,7 @@ class Alerts:
                 self._found(alerts, key, findings, rule, run, at)
             for key in [key for key in alerts if key not in found]:
                 self._cleared(alerts, key, rule, at)
-            self._states[scope] = _state(alerts)
+            self._states[scope] = state_of(alerts.values())
 
     def user_alert(self, rank: RankInfo, alert: UserAlert, now: float) -> None:
         """Take an alert that a training script raised; the same title from several ranks is one alert."""
@@ -170,7 +167,7 @@ class Alerts:
             for alert in (*self._alerts(), *self._ended):
                 alert.shift(back)
             self._announcing.shift(back)
-            self._firings = {key: [time - back for time in times] for key, times in self._firings.items()}
+            self._flapping.shift(back)
         self._last = now
 
     def _expire(self, now: float) -> None:
@@ -199,7 +196,7 @@ class Alerts:
                     self._end(alert, now)
                     del alerts[key]
                     if scope in self._states:
-                        self._states[scope] = _state(alerts)
+                        self._states[scope] = state_of(alerts.values())
             if not alerts:
                 del self._open[scope]
 
@@ -254,9 +251,7 @@ class Alerts:
     def _fire(self, alert: Alert, now: float) -> Alert:
         """An alert fires; return it, or the earlier one that it continues."""
         self._urgent = True
-        times = [time for time in self._firings.get(alert.key, ()) if now - time < self._settings.flap_window]
-        self._firings[alert.key] = [*times, now][-100:]
-        alert.firings = len(times) + 1
+        alert.firings = self._flapping.fired(alert.key, now)
         for other in self._ended:
             if other.key == alert.key and other.severity == alert.severity:
                 self._ended.remove(other)
@@ -272,15 +267,7 @@ class Alerts:
             del alerts[key]
             self._changed = True
         else:
-            alert.cleared(self._hold(rule, alert.firings), at)
-
-    def _hold(self, rule: Rule, firings: int) -> Span:
-        """How long a condition must be gone: longer each time that the alert came back lately."""
-        own: object = getattr(rule, "resolve_after", None)
-        span = own if isinstance(own, Span) else Span(seconds=self._settings.resolve_after)
-        factor = 2 ** min(firings - 1, DOUBLINGS if span.steps else 30)
-        most = max(span.seconds, self._settings.resolve_after_most)
-        return Span(span.steps * factor, min(span.seconds * factor, most))
+            alert.cleared(self._flapping.hold(rule, alert.firings), at)
 
     def _finish(self, alerts: dict[Key, Alert], *keys: Key) -> None:
         """Nothing will be heard of these alerts (default: all) any more."""
@@ -349,26 +336,14 @@ class Alerts:
     def samples(self) -> list[Sample]:
         """Return the states of all rules and alerts as metrics."""
         with self._lock:
-            states = {(s.name, s.run, state) for s, state in self._states.items()}
-            active: dict[tuple[str, ...], float] = {}
-            for alert in self._alerts():
-                rank = alert.labels.get("rank", "")
-                key = (alert.key.scope.name, alert.severity, alert.key.scope.run, rank, alert.key.gpu)
-                active[key] = max(active.get(key, 0.0), float(alert.state == "firing"))
-            return [
-                *(Sample(RULE_STATE, 1.0, labels) for labels in sorted(states)),
-                *(Sample(ALERT_ACTIVE, value, labels) for labels, value in sorted(active.items())),
-                *(Sample(ALERTS_TOTAL, float(count), labels) for labels, count in sorted(self._fired.items())),
-            ]
+            return samples(self._states, self._alerts(), self._fired)
 
     # --- what outlives the process ------------------------------------------------------------------------------------
 
     def _save(self, now: float) -> None:
         self._urgent = self._changed = False
         self._saved = now
-        self._firings = {
-            key: times for key, times in self._firings.items() if abs(now - times[-1]) < self._settings.flap_window
-        }
+        self._flapping.forget(now)
         if self._path is None:
             return
         state = saved.Saved(
@@ -376,18 +351,13 @@ class Alerts:
             ended=self._ended,
             past=[alert for alert in self._past if now - alert.ended < RESEND],
             groups=list(self._announcing.groups.items()),
-            firings=list(self._firings.items()),
+            firings=list(self._flapping.firings.items()),
             handed=self._handed,
         )
         try:
             saved.save(self._path, state)
         except OSError as error:
             log.error("the state of alerts cannot be saved in %s: %s", self._path, error.strerror)
-
-
-def _state(alerts: dict[Key, Alert]) -> RuleState:
-    states = {alert.state for alert in alerts.values()}
-    return "firing" if "firing" in states else "pending" if states else "ok"
 
 
 def _newest_step(run: Run | None) -> int | None:
