@@ -105,7 +105,7 @@ static const char *find(const device_t *d, const char *key) {
     return NULL;
 }
 
-/* Copy the answer to a key, or return the error that it stands for; "hang" never returns. */
+/* Copy the answer to a key, or return the error that it stands for; "hang" never returns, "slow 1.5 …" takes so long. */
 static nvmlReturn_t answer(nvmlDevice_t h, const char *key, char out[160]) {
     pthread_mutex_lock(&lock);
     if (!ready) {
@@ -131,6 +131,12 @@ static nvmlReturn_t answer(nvmlDevice_t h, const char *key, char out[160]) {
     if (h && result == 15) lost[h->card] = 1;
     pthread_mutex_unlock(&lock);
     while (hang) pause();
+    if (result == OK && !strncmp(out, "slow ", 5)) {
+        char *rest;
+        double seconds = strtod(out + 5, &rest);
+        usleep((useconds_t)(seconds * 1e6));
+        memmove(out, rest + 1, strlen(rest));
+    }
     return result;
 }
 

@@ -92,6 +92,11 @@ def test_one_card_that_hangs_costs_that_card_only(driver: Driver, gpu: Make, nod
     assert [found["gpu_up", gpu] for gpu in "012"] == [1, 1, 1]
 
 
+def test_the_first_look_may_take_longer_for_it_wakes_the_cards(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100").replace("nvmlDeviceGetName NVIDIA", "nvmlDeviceGetName slow 1.0 NVIDIA"))
+    assert values(look(gpu(deadline=0.5, first_deadline=60.0), node))["gpu_up", "0"] == 1
+
+
 def test_nvml_that_never_opens_is_given_up(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100").replace("cuda 12080", "cuda 12080\nnvmlInit hang"))
     sampler = gpu(deadline=0.1)
@@ -180,7 +185,7 @@ def test_processes_that_cannot_be_ended_do_not_pile_up(
     """A process that hangs in the kernel outlives SIGKILL: after three no more are started."""
     monkeypatch.setattr("rankscope.agent.samplers._nvml.link.Link.dead", lambda self: False)
     driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
-    sampler = gpu(deadline=0.3)
+    sampler = gpu(deadline=0.3, first_deadline=0.3)
     for _ in range(3):
         with pytest.raises(BlindError):
             look(sampler, node)

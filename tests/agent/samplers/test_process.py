@@ -21,6 +21,7 @@ from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.processes import parse_stat
 from rankscope.agent.samplers._linux.workload import Workload, from_cgroup, of_process
+from rankscope.agent.samplers._nvml.owners import Owners
 from rankscope.agent.samplers.process import Process
 from tests.agent.samplers.conftest import Root, attach, values, wait_for
 
@@ -289,3 +290,27 @@ def test_an_engine_that_does_not_know_the_container_is_not_asked_all_the_time(
         info = next(s for s in sampler.sample(node) if s.metric.name == "rank_container_info")
     assert info.labels[2:4] == (other[:12], other)
     assert len(engine) == 1
+
+
+def test_a_gpu_process_of_a_container_is_its_ranks(node: Node, root: Root) -> None:
+    """The driver tells host pids; the rank knows its own, and its worker on the GPU descends from it."""
+    root.process(4711, nspid="4711\t7", start=500)
+    root.process(4720, parent=4711, nspid="4720\t16")
+    root.process(9000)
+    attach(node, 7, pid_start_ticks=500)
+    owners = Owners(str(root))
+    owners.look(node, time.time())
+    ranks = [owners.of(pid) for pid in (4711, 4720, 9000, 12345)]
+    assert [rank.info.key.rank if rank else None for rank in ranks] == [0, 0, None, None]
+
+
+def test_a_rank_out_of_the_agents_sight_is_known_by_its_own_pid(node: Node, root: Root) -> None:
+    """An agent in a container of its own sees neither the rank nor its namespace, and the driver tells the rank's pid."""
+    root.process(1)
+    attach(node, 7, pid_start_ticks=500)
+    owners = Owners(str(root))
+    owners.look(node, time.time())
+    rank = owners.of(7)
+    assert rank is not None
+    assert rank.info.pid == 7
+    assert owners.of(8) is None

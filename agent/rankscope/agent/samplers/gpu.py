@@ -95,13 +95,15 @@ class Gpu:
     """GPUs through NVML, in a process of its own that may hang without harm.
 
     `source`: `auto` uses NVML where it is installed and nothing elsewhere, `nvml` insists on it, `simulated` shows two
-    cards that are not there and says so. `library`: folder of libnvidia-ml.so.1 where the loader does not look by
+    cards that are not there and says so. `deadline` ends a look at the cards, `first_deadline` the first one, which may
+    have to wake them. `library`: folder of libnvidia-ml.so.1 where the loader does not look by
     itself (WSL, GKE). `scenario`: file that describes the simulated cards.
     """
 
     interval: Seconds = 1.0
     source: Literal["auto", "nvml", "simulated"] = "auto"
     deadline: Seconds = 3.0
+    first_deadline: Seconds = 20.0
     library: str = ""
     scenario: str = ""
     root: str = "/"
@@ -139,7 +141,7 @@ class Gpu:
         if self._nvml is None and now >= self._find_at:
             self._find_at = now + _FIND_AGAIN
             if self.source == "nvml" or installed(self.library):
-                self._nvml = NvmlSource(self.library, self.deadline, self.root)
+                self._nvml = NvmlSource(self.library, self.deadline, self.first_deadline, self.root)
                 self._log = KernelLog(self.root)
         return self._nvml
 

@@ -46,6 +46,7 @@ class Link:
         self.pid = self._process.pid
         self.started = time.monotonic()
         self.versions: dict[str, str] | None = None  # None until NVML is open
+        self.looked = False  # all cards were read once
 
     def wait_open(self, deadline: float) -> bool:
         """Wait until NVML is open, at most until `deadline` (monotonic seconds). Raises GoneError."""

@@ -53,6 +53,7 @@ class NvmlSource:
 
     library: str = ""
     deadline: float = 3.0  # seconds for one look
+    first_deadline: float = 20.0  # for the first one: without the persistence daemon each card is woken for it
     root: str = "/"
     _link: Link | None = field(default=None, init=False)
     _stuck: list[Link] = field(default_factory=list[Link], init=False)
@@ -76,7 +77,7 @@ class NvmlSource:
         question = {"slow": self._looks % SLOW == 0, "skip": skip}
         self._looks += 1
         try:
-            for line in link.ask(question, now + self.deadline):
+            for line in link.ask(question, now + (self.deadline if link.looked else self.first_deadline)):
                 if "card" in line:
                     readings.append(Reading.from_json(line["card"]))
                 xids.extend(Xid(*each) for each in line.get("xids", ()))
@@ -90,6 +91,7 @@ class NvmlSource:
             self._replace(now, str(error))
             raise BlindError(str(error)) from None
         else:
+            link.looked = True
             self._starts.reset()
         for index in tried:
             if any(reading.index == index for reading in readings):
