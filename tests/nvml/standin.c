@@ -323,6 +323,9 @@ nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t h, unsigned long l
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t h, unsigned long long *out) {
     return number(h, "nvmlDeviceGetCurrentClocksEventReasons", out);
 }
+nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t h, unsigned long long *out) {
+    return number(h, "nvmlDeviceGetCurrentClocksThrottleReasons", out);
+}
 typedef struct { unsigned version; int margin; } nvmlMarginTemperature_t;
 nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t h, nvmlMarginTemperature_t *out) {
     return uint_of(h, "nvmlDeviceGetMarginTemperature", (unsigned *)&out->margin);

@@ -171,6 +171,13 @@ def test_memory_of_old_drivers_is_read_the_old_way(driver: Driver, gpu: Make, no
     assert ("gpu_memory_reserved_bytes", "0") not in found
 
 
+def test_reasons_of_old_drivers_are_read_by_their_old_name(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("l4").replace("ClocksEventReasons 0x4", "ClocksThrottleReasons 0x60"))
+    found = values(gpu().sample(node))
+    reasons = {key[2] for key, value in found.items() if key[0] == "gpu_throttle_active" and value}
+    assert reasons == {"hw_thermal", "sw_thermal"}
+
+
 def test_an_xid_is_counted_with_its_code_and_time(driver: Driver, gpu: Make, node: Node) -> None:
     driver.load(build.scenario("h100"))
     sampler = gpu()

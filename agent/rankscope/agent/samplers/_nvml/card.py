@@ -23,7 +23,7 @@ _UNSUPPORTED = frozenset(
         nvml.NVML_ERROR_DEPRECATED,
     )
 )
-_LOST = frozenset((nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_GPU_NOT_FOUND))
+_LOST = frozenset((nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_GPU_NOT_FOUND))
 _DRIVER = frozenset(
     (
         nvml.NVML_ERROR_UNINITIALIZED,

@@ -11,8 +11,12 @@ from rankscope.agent.samplers._nvml.row import Row, memory_part, ratio
 _FI = "NVML_FI_DEV_"
 
 
-def _reason(bit: int) -> Read:
-    return Call("nvmlDeviceGetCurrentClocksEventReasons", bit=bit)
+def _reason(bit: int) -> tuple[Read, ...]:
+    """Drivers before 535 know it by its old name."""
+    return (
+        Call("nvmlDeviceGetCurrentClocksEventReasons", bit=bit),
+        Call("nvmlDeviceGetCurrentClocksThrottleReasons", bit=bit),
+    )
 
 
 def _ecc(severity: str, counter: str) -> Read:
