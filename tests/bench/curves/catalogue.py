@@ -67,7 +67,7 @@ def faulty(seed: int) -> Iterator[Plan]:
     at = rng.randrange(300, 700)
 
     def scaled(step: int, inputs: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        return (inputs * 40, goal) if step == at else (inputs, goal)
+        return (inputs * -40, goal) if step == at else (inputs, goal)
 
     def shuffled(step: int, inputs: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         return (inputs, goal[torch.randperm(len(goal))]) if at <= step < at + 3 else (inputs, goal)

@@ -20,7 +20,7 @@ class LossDivergence:
 
     The level now is the median of the last `points` points. It diverges when it lies above the loss at the start by
     `above_start` of it and by 4 deviations, or when it has undone the share `undone` of what was learned for `steps` steps
-    without coming down again.
+    without coming down again. It is over when neither has been so for as many steps.
 
     Needs `loss`, 20 points of it; uses `lr` and `grad_norm`. Points of steps that are trained again do not count.
 
@@ -58,6 +58,7 @@ class _Loss(Fold[LossDivergence]):
         self.best = math.inf
         self.noise = 0.0  # at the best level
         self.up_since: int | None = None
+        self.down_since: int | None = None
 
     def back(self, step: int, place: Place) -> None:
         self.now.clear()
@@ -83,8 +84,9 @@ class _Loss(Fold[LossDivergence]):
         level = self.now.median
         if len(self.slow) >= LEAST and self.slow.median < self.best:
             self.best, self.noise = self.slow.median, self.slow.sigma
-        start = sorted(self.first)[len(self.first) // 2]
-        worse = level - start > max(rule.above_start * abs(start), 4 * self.noise)
+        start = _start(self.first)
+        noise = min(4 * self.noise, 2 * abs(start)) if start else 4 * self.noise
+        worse = level - start > max(rule.above_start * abs(start), noise)
         lost = level - self.best
         gone = lost > max(rule.undone * (start - self.best), 6 * self.noise) and start > self.best
         if not gone:
@@ -93,7 +95,11 @@ class _Loss(Fold[LossDivergence]):
             self.up_since = step
         stays = self.up_since is not None and step - self.up_since >= rule.steps
         if self.episodes.current is not None:
-            if not worse and not gone:
+            if worse or gone:
+                self.down_since = None
+            elif self.down_since is None:
+                self.down_since = step
+            elif step - self.down_since >= rule.steps:
                 self.episodes.end(place.now)
             return
         if not worse and not stays:
@@ -110,3 +116,10 @@ class _Loss(Fold[LossDivergence]):
                 jump.causes(place.node, place.run, place.rank, step, time, lasting=True),
             )
         )
+
+
+def _start(first: list[float]) -> float:
+    """Return the loss at the start: the median of its first values, or the very first where they blow up from it."""
+    if all(b > a for a, b in zip(first, first[1:], strict=False)) and first[-1] > 10 * abs(first[0]):
+        return first[0]
+    return sorted(first)[len(first) // 2]

@@ -103,8 +103,8 @@ class _Loss(Fold[LossOscillation]):
             return None
         if turning(np.diff(window)) < rule.turns:
             return "up and down in turn"
-        # A loss that has yet to fall is calm as well: only what stood as low as this one counts.
-        calm = min((past for low, past in self.past if low <= level), default=math.inf)
+        # A loss that has yet to fall is calm as well: only what stood about as low as this one counts.
+        calm = min((past for low, past in self.past if low <= level + 0.1 * learned), default=math.inf)
         if swing > rule.wider * calm and turns(window, swing / 4) >= TURNS:
             return f"{swing / calm:.0f} times wider than before" if calm > 0 else "where it stood still before"
         return None

@@ -153,7 +153,7 @@ class _Memory:
         usual = spread.high - level
         start = sorted(self.first)[len(self.first) // 2]
         far = spread.farther(value)
-        if far < rule.logarithm:
+        if far < 0.75 * rule.logarithm:
             self._far.append(False)
             self._accept(step, value)
             return None
@@ -161,7 +161,8 @@ class _Memory:
         many = f"{above / sigma:.0f} deviations" if sigma > 0 else "far"
         strong = material and above > max(rule.single * sigma, rule.tail * usual, 1.5 * self._lone)
         # Where losses span powers of ten a lone one far up may be a single hard sample: two of three are not.
-        if strong and (far > 1.5 * rule.logarithm or spread.log_sigma < WIDE or any(list(self._far)[-2:])):
+        alone = far > rule.logarithm and (far > 1.5 * rule.logarithm or spread.log_sigma < WIDE)
+        if strong and (alone or any(list(self._far)[-2:])):
             return many
         self._far.append(material and above > usual)
         if sum(self._far) >= rule.several:

@@ -21,7 +21,7 @@ class Overfitting:
 
     Evaluations are few and noisy, so one bad evaluation means nothing. The rule looks at all evaluations since the best
     one: there must be `patience` of them, a trend test (Mann-Kendall) must call them rising beyond doubt, and the median of
-    the newest three must lie the share `rise` above the best while the training loss fell by `falls` since; where that
+    the newest three must lie the share `rise` and twice the noise above the level around the best while the training loss fell by `falls` since; where that
     stands still (or is not logged) the share must be `alone`. A training loss that rises as well is a divergence, and one
     that never fell has nothing to overfit. A gap between training and validation loss alone is none: dropout and
     augmentation make one either way.
@@ -91,10 +91,13 @@ class _Evaluations(Fold[Overfitting]):
             self._judge(rule, step, time, place)
 
     def _judge(self, rule: Overfitting, step: int, time: float, place: Place) -> None:
-        since = np.array(self.values[self.best :])
-        lowest = float(since[0])
-        newest = float(np.median(since[-3:]))
-        if len(since) - 1 < rule.patience or newest - lowest < rule.rise * abs(lowest) or rising(since) < rule.trend:
+        since = np.array(self.values[self.best + 1 :])  # without the best one, which noise has made look better
+        if len(since) < rule.patience:
+            return
+        around = self.values[max(0, self.best - 2) : self.best + 3]
+        lowest, newest = float(np.median(around)), float(np.median(since[-3:]))
+        enough = max(rule.rise * abs(lowest), 2 * _noise(np.array(self.values[max(0, self.best - 5) :])))
+        if newest - lowest < enough or rising(since) < rule.trend:
             return
         then, now, error = self._trained()
         if now > self.start - 0.02 * abs(self.start):
@@ -107,11 +110,11 @@ class _Evaluations(Fold[Overfitting]):
         best = self.steps[self.best]
         self.episodes.begin(
             place.finding(
-                f"validation loss rose from {figure(lowest)} at step {best}, its best, to {figure(newest)}",
+                f"validation loss rose from {figure(self.values[self.best])} at step {best}, its best, to {figure(newest)}",
                 step,
                 time,
                 newest,
-                _causes(place.around(step, time), best, lowest, then, now),
+                _causes(place.around(step, time), best, self.values[self.best], then, now),
             )
         )
 
@@ -132,6 +135,12 @@ def rising(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
     score = float(np.sign(values[None, :] - values[:, None])[np.triu_indices(n, 1)].sum())
     deviation = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     return (score - math.copysign(1, score)) / deviation if score else 0.0
+
+
+def _noise(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Return the deviation of single evaluations, as neighbours differ."""
+    steps = np.diff(values)
+    return float(np.median(np.abs(steps - np.median(steps)))) / 0.6745 / math.sqrt(2) if len(steps) >= 3 else 0.0
 
 
 def _start(place: Place) -> float:

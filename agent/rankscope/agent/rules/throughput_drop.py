@@ -100,7 +100,11 @@ class _Speeds(Fold[ThroughputDrop]):
             return
         self.lacks = None
         self.unjudged += 1
-        if self.unjudged < max(10, len(late) // 8) or late[0][1] > time - rule.seconds or late[0][0] > step - rule.steps:
+        if (
+            self.unjudged < max(10, len(late) // 8)
+            or late[0][1] > time - rule.seconds
+            or late[0][0] > step - rule.steps
+        ):
             return
         self.unjudged = 0
         usual = self.usual.median
