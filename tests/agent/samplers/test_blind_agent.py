@@ -1,4 +1,4 @@
-"""A whole agent beside a driver that hangs: it goes on, says that it is blind, and sees again."""
+"""A whole agent beside a driver that hangs: it goes on, says that it is blind, sees again, and what it sees is told."""
 
 from __future__ import annotations
 
@@ -50,3 +50,6 @@ def test_an_agent_outlives_a_driver_that_hangs(driver: Driver, library: Path, tm
         driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 120000")
         wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120, 40)
         wait_for(lambda: "AgentBlind" not in alerts(), 20)
+        driver.load(driver.path.read_text() + "xid 79\n")
+        wait_for(lambda: "GpuHardwareError" in alerts())
+        assert value(r'gpu_xid_errors_total\{[^}]*xid="79"[^}]*\}') == 1

@@ -95,3 +95,32 @@ def test_a_rank_in_a_container_is_found_and_named(docker: Callable[..., str], no
         assert values(samples)["rank_resident_memory_bytes", "exp-1", "0"] > 0
     finally:
         docker("rm", "--force", container)
+
+
+def test_a_rank_that_the_kernel_kills_for_memory_is_told_from_the_kernels_log(
+    docker: Callable[..., str], node: Node
+) -> None:
+    """`tail /dev/zero` takes all memory that there is, here 32 MiB."""
+    if not os.access("/dev/kmsg", os.R_OK):
+        pytest.skip("the kernel's log may not be read here")
+    docker("import", "-", "greedy:1", data=image("/bin/sh", "/bin/sleep", "/usr/bin/tail"))
+    options = ["--network=none", "--memory=32m", "--memory-swap=32m", "--name", "greedy"]
+    docker("run", "--detach", *options, "greedy:1", "/bin/sh", "-c", "/bin/sleep 1; /usr/bin/tail /dev/zero; exit 137")
+    try:
+        pid = int(docker("inspect", "--format", "{{.State.Pid}}", "greedy"))
+        stat = read_stat(Files(), pid)
+        assert stat is not None
+        attach(node, pid, pid_start_ticks=stat.start)
+        sampler = Process(interval=0.1)
+        found: dict[tuple[str, ...], float] = {}
+
+        def killed() -> bool:
+            found.update(values(sampler.sample(node)))
+            return ("rank_oom_kill_timestamp_seconds", "exp-1", "0") in found
+
+        wait_for(killed, 30)
+        assert found["rank_oom_kill_timestamp_seconds", "exp-1", "0"] == pytest.approx(time.time(), abs=60)
+        assert 2**20 < found["rank_oom_kill_resident_bytes", "exp-1", "0"] < 64 * 2**20
+        sampler.close()
+    finally:
+        docker("rm", "--force", "greedy")

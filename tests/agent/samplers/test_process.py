@@ -305,7 +305,7 @@ def test_a_gpu_process_of_a_container_is_its_ranks(node: Node, root: Root) -> No
 
 
 def test_a_rank_out_of_the_agents_sight_is_known_by_its_own_pid(node: Node, root: Root) -> None:
-    """As from a container: the agent does not see the rank's process, and the driver tells the pid that the rank has."""
+    """As from a container: the agent does not see the rank's process; the driver tells the pid that the rank has."""
     root.process(1)
     attach(node, 7, pid_start_ticks=500)
     owners = Owners(str(root))
