@@ -111,6 +111,7 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
         found.send_to(str(agent) if agent else default_agent(), talks)
     except (OSError, ValueError) as error:
         guard.warn("init:sender", f"no sender could be started ({error}): points wait in {begun.folder}")
+    os.environ[OWNER] = str(os.getpid())
     running = found
     state.current = begun.session
 
@@ -120,6 +121,8 @@ def stop(exit_code: object) -> None:
     global running
     ending, running, state.current = running, None, None
     if ending is not None:
+        if os.environ.get(OWNER) == str(os.getpid()):
+            del os.environ[OWNER]
         ending.end(exit_code)
 
 
@@ -180,7 +183,6 @@ def _hook() -> None:
             from multiprocessing.util import Finalize
 
             Finalize(None, _at_exit, exitpriority=10)  # atexit does not run in these
-    os.environ[OWNER] = str(os.getpid())
 
 
 def _at_exit() -> None:
