@@ -24,6 +24,8 @@ from rankscope.sdk._records import Column, Record, Shape
 from .conftest import Script
 from .server import Agent, Kept, wait_for
 
+pytestmark = pytest.mark.e2e
+
 LOGS = """
     import sys, time
     from rankscope import sdk

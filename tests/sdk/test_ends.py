@@ -12,6 +12,8 @@ from rankscope.v1 import ingest_pb2
 from .conftest import Script
 from .server import Agent, wait_for
 
+pytestmark = pytest.mark.e2e
+
 BEGIN = """
 import atexit, os, signal, sys, threading, time
 from rankscope import sdk
@@ -123,9 +125,7 @@ def test_finish_in_a_finally_clause_knows_of_the_exception(agent: Agent, script:
 @pytest.mark.parametrize(
     ("end", "reason"), [("pass", ingest_pb2.Goodbye.FINISHED), ("1 / 0", ingest_pb2.Goodbye.EXCEPTION)]
 )
-def test_ranks_that_multiprocessing_starts_say_goodbye_too(
-    agent: Agent, script: Script, end: str, reason: int
-) -> None:
+def test_ranks_that_multiprocessing_starts_say_goodbye_too(agent: Agent, script: Script, end: str, reason: int) -> None:
     """There neither atexit nor sys.excepthook run."""
     code = f"""
 import multiprocessing

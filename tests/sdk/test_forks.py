@@ -7,6 +7,8 @@ import pytest
 from .conftest import Script
 from .server import Agent, wait_for
 
+pytestmark = pytest.mark.e2e
+
 LOADER = """
 import os, sys, time, warnings
 import torch
@@ -48,7 +50,6 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("persistent", [True, False])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.e2e
 def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str, persistent: bool) -> None:
     epochs = 10 if method == "fork" or persistent else 2
     order = repr([when, method, str(persistent), str(epochs)])
@@ -62,7 +63,6 @@ def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str
     assert [event for event in agent.only.events if event.WhichOneof("body") == "text"] == []
 
 
-@pytest.mark.e2e
 def test_two_hundred_epochs_of_new_workers(agent: Agent, script: Script) -> None:
     process = script(LOADER.replace("ORDER", repr(["after", "fork", "False", "200"])))
     output, error = process.communicate(timeout=110)

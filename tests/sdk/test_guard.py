@@ -86,6 +86,7 @@ def test_init_and_finish_take_anything(args: list[object], kwargs: dict[str, obj
     assert sent.scalar("after") == [(0, 1.0)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("what", ["project", "name", "config", "id", "tags", "notes", "agent", "mode"])
 @pytest.mark.parametrize(
     "value", [Hostile(), [Hostile()], "\ud800", "x" * 2_000_000], ids=["hostile", "list", "surrogate", "long"]

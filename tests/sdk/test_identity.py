@@ -60,6 +60,7 @@ def test_nodes_of_one_job_agree_on_the_run_and_have_launches_of_their_own() -> N
     assert other.run_id != one.run_id
 
 
+@pytest.mark.e2e
 def test_real_torchrun_agrees_over_ranks_and_differs_over_launches(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(

@@ -156,6 +156,7 @@ def limited(code: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("mapped", [True, False])
 def test_a_full_disk_drops_counts_and_says_so_once_and_recovers(mapped: bool) -> None:
     code = f"""
@@ -176,6 +177,7 @@ assert sent.dropped == {{"disk_full": 50_001 - len(values)}}, (sent.dropped, len
     assert limited(code).count("\n") == 1
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a tmpfs")
 def test_a_full_tmpfs_cannot_kill_the_training(tmp_path: Path) -> None:
     """A page of a mapped file that has no block is a SIGBUS; blocks are allocated before they are mapped."""
