@@ -141,6 +141,29 @@ if __name__ == "__main__":
     assert int(goodbye(agent).reason) == reason
 
 
+@pytest.mark.parametrize("delay", [0.1, 0.1003, 0.1006, 0.1009, 0.1012])
+def test_a_signal_handler_may_log_and_finish_in_the_middle_of_a_log(agent: Agent, script: Script, delay: float) -> None:
+    code = f"""
+def leave(number, frame):
+    sdk.log(last=1.0)
+    sdk.finish(9)
+    os._exit(9)
+signal.signal(signal.SIGALRM, leave)
+signal.setitimer(signal.ITIMER_REAL, {delay})
+n = 0.0
+while True:
+    n += 1
+    sdk.log(n=n)
+"""
+    _, error = script(BEGIN + code).communicate(timeout=20)
+    assert error.count("\n") == 1, error
+    assert (goodbye(agent).reason, goodbye(agent).exit_code) == (ingest_pb2.Goodbye.FINISHED, 9)
+    numbers = [value for _, value in agent.only.scalar("n")]
+    assert numbers == [float(n) for n in range(1, len(numbers) + 1)]
+    assert len(agent.only.scalar("last")) == 1
+    assert agent.only.gaps == 0
+
+
 def test_an_out_of_memory_error_takes_the_allocators_figures_along(agent: Agent, script: Script) -> None:
     code = """
 import types

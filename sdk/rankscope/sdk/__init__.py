@@ -96,7 +96,8 @@ else:
                 step = _runtime.surplus(surplus, step)
             session.log(metrics, step, scalars)
         except Exception:  # noqa: BLE001 (this is the SDK's guard, unrolled for speed)
-            _guard.failed("log")
+            if session is _session.current:  # else a signal handler has ended it in the middle
+                _guard.failed("log")
 
 
 def _no_phase(*_args: object, **_kwargs: object) -> AbstractContextManager[None]:

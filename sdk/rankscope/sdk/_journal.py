@@ -109,6 +109,16 @@ class Journal:
             self.offset = end
             self.sequence = sequence + 1
 
+    def interrupted(self) -> None:
+        """Go on although a write is under way further up the stack: its record counts if it is whole."""
+        if self._mapped:
+            size = records.whole(self.buffer, self.offset)
+        else:
+            size = max(0, os.fstat(self._file).st_size - self.offset) if self._file >= 0 else 0
+        if size:
+            self.offset += size
+            self.sequence += 1
+
     def event(self, kind: str, step: int, fields: Mapping[str, object], data: bytes = b"") -> bool:
         """Write an event; False when it had to be dropped. Raises ValueError when it is too large."""
         record = records.event(kind, step, time.monotonic_ns(), fields, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def records(buffer: bytes) -> Iterator[tuple[int, Record]]:
         offset += size
 
 
-def whole(buffer: bytes, offset: int) -> int:
+def whole(buffer: bytes | bytearray | mmap.mmap, offset: int) -> int:
     """Return the size of the record at `offset`, 0 if there is none that is whole."""
     if offset + HEAD.size + TAIL.size > len(buffer):
         return 0

@@ -302,6 +302,10 @@ class Session:
     def end(self, fields: Mapping[str, object], deadline: float) -> None:
         """Write the last records and close the journal."""
         with self._lock:
+            if self._busy:  # a signal handler ends the run in the middle of a log(), which may never go on
+                self.journal.interrupted()
+                self._busy = False
+            self._catch_up()
             for waiting in self._late.rest(min(deadline, monotonic() + 1.0)):
                 self._arrive(waiting)
             if self._late.lost:
