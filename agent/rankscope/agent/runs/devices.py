@@ -25,25 +25,40 @@ class Device(NamedTuple):
     uuid: str
 
 
-class Devices:
-    """The node's GPUs as they were sampled last; build it anew for every look."""
+class _Tables:
+    """The GPUs that one set of samples tells of."""
 
-    def __init__(self, node: Node) -> None:
-        self._index: dict[str, str] = {}  # by uuid
-        self._used: dict[tuple[str, str], Device] = {}  # by run and rank, from the GPUs' process tables
-        self._simulated = False
-        for samples in tuple(node.samples.values()):
-            for sample in samples:
+    def __init__(self, samples: tuple[tuple[Sample, ...], ...]) -> None:
+        self.samples = samples
+        self.index: dict[str, str] = {}  # by uuid
+        self.used: dict[tuple[str, str], Device] = {}  # by run and rank, from the GPUs' process tables
+        self.simulated = False
+        for each in samples:
+            for sample in each:
                 if sample.metric.name == "gpu_info":
                     labels = _labels(sample)
-                    self._index[labels["uuid"]] = labels["gpu"]
-                    self._simulated |= labels.get("simulated") == "true"
+                    self.index[labels["uuid"]] = labels["gpu"]
+                    self.simulated |= labels.get("simulated") == "true"
                 elif sample.metric.name == "mig_info":
                     labels = _labels(sample)
-                    self._index[labels["uuid"]] = labels["gpu"]
+                    self.index[labels["uuid"]] = labels["gpu"]
                 elif sample.metric.name == "gpu_process_memory_bytes":
                     labels = _labels(sample)
-                    self._used[labels["run"], labels["rank"]] = Device(labels["gpu"], labels["uuid"])
+                    self.used[labels["run"], labels["rank"]] = Device(labels["gpu"], labels["uuid"])
+
+    def are_of(self, samples: tuple[tuple[Sample, ...], ...]) -> bool:
+        return len(samples) == len(self.samples) and all(a is b for a, b in zip(samples, self.samples, strict=True))
+
+
+class Devices:
+    """The node's GPUs as they were sampled last; build it anew for every look: that reads only what has changed."""
+
+    def __init__(self, node: Node) -> None:
+        samples = tuple(node.samples.values())
+        tables = node.devices
+        if not isinstance(tables, _Tables) or not tables.are_of(samples):
+            tables = node.devices = _Tables(samples)
+        self._index, self._used, self._simulated = tables.index, tables.used, tables.simulated
 
     def of(self, rank: Rank) -> Device | None:
         """Return the GPU of a rank, or None where neither the rank nor the machine tells.

@@ -192,9 +192,10 @@ class Node:
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict[str, tuple[Sample, ...]])  # by sampler
     sampled: dict[str, float] = field(default_factory=dict[str, float])  # time of the last success, by sampler
     failing: dict[str, str] = field(default_factory=dict[str, str])  # why the newest collection failed, by sampler
-    _windows: dict[tuple[str, tuple[str, ...]], Series] = field(
-        default_factory=dict[tuple[str, tuple[str, ...]], Series]
-    )
+    devices: object = None  # what runs/devices.py found in the newest samples, for its next look
+    _windows: dict[str, dict[tuple[str, ...], Series]] = field(
+        default_factory=dict[str, "dict[tuple[str, ...], Series]"]
+    )  # by metric and label values
 
     def observe(self, sampler: str, samples: Iterable[Sample], now: float) -> None:
         """Take one collection of a sampler: it replaces the sampler's last one and lengthens the windows."""
@@ -208,12 +209,13 @@ class Node:
                 continue
             key = (sample.metric.name, sample.labels)
             gone.discard(key)
-            window = self._windows.get(key)
+            windows = self._windows.setdefault(sample.metric.name, {})
+            window = windows.get(sample.labels)
             if window is None:
-                window = self._windows[key] = Series(sample.metric.name, window=1024)
+                window = windows[sample.labels] = Series(sample.metric.name, window=1024)
             window.append(0, now, sample.value)
-        for key in gone:
-            self._windows.pop(key, None)
+        for metric, labels in gone:
+            self._windows.get(metric, {}).pop(labels, None)
 
     def fail(self, sampler: str, reason: str) -> None:
         """A collection failed: what the sampler gave before is stale and goes."""
@@ -222,13 +224,11 @@ class Node:
 
     def window(self, metric: str, *labels: str) -> Series | None:
         """Return what was sampled of one metric with these label values, newest last (`step` is 0 throughout)."""
-        return self._windows.get((metric, labels))
+        return self._windows.get(metric, {}).get(labels)
 
     def windows(self, metric: str) -> Iterator[tuple[tuple[str, ...], Series]]:
         """Yield label values and window of each series of a sampled metric."""
-        for (name, labels), series in self._windows.items():
-            if name == metric:
-                yield labels, series
+        yield from self._windows.get(metric, {}).items()
 
     def latest(self, metric: str) -> Mapping[tuple[str, ...], float]:
         """Return the newest values of a sampled metric by label values."""
