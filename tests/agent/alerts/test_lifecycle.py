@@ -233,6 +233,7 @@ class TestEnds:
         assert desk.statuses == ["LossNaN firing", "LossNaN resolved"]
         assert desk.samples("rule_state") == {}
         assert desk.samples("alert_active") == {}
+        assert "Nothing is heard of the run any more" in desk.notes(1)["description"], "it was not mended"
 
     def test_what_fired_an_instant_before_its_run_was_gone_is_told_all_the_same(self, desk: Any, nan: Nan) -> None:
         desk.judge(nan(0))

@@ -106,6 +106,7 @@ class Alert:
     settled: bool = False
     over: bool = False  # the condition is gone for good: resolve as soon as receivers know that it fired
     announced: bool = False  # receivers hold it for firing
+    why_over: str = ""  # where that is not because the problem is gone
     labels: dict[str, str] = field(default_factory=dict[str, str])
     fingerprint: str = ""
     gone: Mark | None = None  # since when the condition is not seen any more
@@ -125,8 +126,7 @@ class Alert:
             # The run was resumed from an earlier step: steps count from there.
             self.began = Mark(self.began.time, step)
         self.judged = now.time
-        self.gone = None
-        self.over = False
+        self.gone, self.over, self.why_over = None, False, ""
         self.newest = evidence
         if self.state == "pending":
             self.ranks = tuple(sorted(set(ranks)))
@@ -173,6 +173,6 @@ class Alert:
 
     def revive(self, newer: Alert) -> None:
         """The same problem is back before anybody was told that it was over: go on as if it had never been."""
-        self.state, self.ended, self.over, self.gone = "firing", 0.0, False, None
+        self.state, self.ended, self.over, self.gone, self.why_over = "firing", 0.0, False, None, ""
         self.judged, self.newest, self.firings = newer.judged, newer.newest, newer.firings
         self.ranks = tuple(sorted({*self.ranks, *newer.ranks}))

@@ -105,12 +105,12 @@ class Book:
         else:
             alert.cleared(self.flapping.hold(rule, alert.firings), at)
 
-    def finish(self, alert: Alert) -> None:
-        """Nothing will be heard of an alert any more."""
+    def finish(self, alert: Alert, why: str) -> None:
+        """Nothing will be heard of an alert any more; `why` is for people to read."""
         if alert.state == "pending":
             del self.open[alert.key.scope][alert.key]
         else:
-            alert.over = True
+            alert.over, alert.why_over = True, why
         self.changed = True
 
     def expire(self, now: float) -> None:
@@ -119,7 +119,7 @@ class Book:
             user = alert.key.scope.name == USER_ALERT
             limit = self._settings.user_alert_lasts if user else self._settings.abandon_after
             if now - alert.judged >= limit and not alert.over:
-                self.finish(alert)
+                self.finish(alert, "" if user else "No rule judges this any more; the problem may be there still.")
 
     def settle(self, alert: Alert, now: float) -> None:
         """Freeze the labels once every rank had its chance to join."""

@@ -23,6 +23,7 @@ from rankscope.agent.runs.state import Run
 log = logging.getLogger(__name__)
 
 RESEND = 300.0  # seconds for which receivers that expect repetition are told again that an alert is over
+RUN_GONE = "Nothing is heard of the run any more: that ends the alert, and says nothing about its cause."
 SAVE_EVERY = 10.0  # seconds between two saves of what is not urgent
 CLOCK_SLACK = 1.0  # seconds that the clock may go back without anybody minding
 
@@ -123,7 +124,7 @@ class Alerts:
                 del self._states[scope]
             for alert in list(self._book):
                 if (alert.key.scope.project, alert.key.scope.run) == (run.project, run.name):
-                    self._book.finish(alert)
+                    self._book.finish(alert, RUN_GONE)
 
     # --- the passing of time ------------------------------------------------------------------------------------------
 

@@ -106,6 +106,8 @@ def _description(alert: Alert) -> str:
         parts.append(f"First on rank {evidence.rank}{at}.")
     if alert.firings > 2:
         parts.append(f"It has come and gone {alert.firings} times; it counts as resolved only after a longer quiet.")
+    if alert.state == "resolved":
+        parts.append(alert.why_over)
     return "\n".join(part for part in parts if part)
 
 
