@@ -26,8 +26,8 @@ class Series:
         "_value",
         "count",
         "name",
-        "role",
         "returns",
+        "role",
         "window",
     )
 
@@ -96,10 +96,8 @@ class Series:
         """Move the window to the front of its arrays, of a size that makes moves rare."""
         start = max(self._start, self._end + n - self.window)
         kept = self._end - start
-        size = len(self._value)
-        while size < min(2 * self.window, 2 * (kept + n)):
-            size *= 2
-        size = max(size, kept + n)
+        # a quarter more than the window: a move for every few hundred points costs nothing, room for twice as many does
+        size = max(len(self._value), kept + n, min(self.window + self.window // 4, 2 * (kept + n)))
         for name in ("_step", "_time", "_value"):
             old = getattr(self, name)
             new = np.empty(size, old.dtype) if size != len(old) else old
