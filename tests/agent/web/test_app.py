@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from rankscope.agent.web import stream
 
@@ -218,3 +221,44 @@ async def test_the_page_brings_everything_with_it(client: httpx.AsyncClient) -> 
 
 async def test_vendored_code_comes_with_its_licence(client: httpx.AsyncClient) -> None:
     assert "MIT" in (await client.get("/static/vendor/uplot-LICENSE")).text
+
+
+async def test_a_run_that_is_over_is_shown_from_disk(agent: Agent, client: httpx.AsyncClient) -> None:
+    """By the record alone: the agent forgot the run, or never knew it."""
+    folder = agent.view.runs_dir / "demo" / "old-12345678"
+    (folder / "rank_0001").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"run_id": "old-id", "state": "finished", "config": {"lr": 0.1}}))
+    writer = EventFileWriter(str(folder / "rank_0001"))
+    for step in range(5):
+        value = Summary(value=[Summary.Value(tag="train/loss", simple_value=math.nan if step == 3 else 1.5 * step)])
+        writer.add_event(Event(step=step, wall_time=NOW + step, summary=value))
+    writer.close()
+    (agent.view.runs_dir / "demo" / "broken-1").mkdir()
+    (agent.view.runs_dir / "demo" / "broken-1" / "run.json").write_text("[")
+    listed = (await client.get("/api/v1/runs")).json()
+    assert [(run["id"], run["project"], run["state"]) for run in listed["archive"]] == [
+        ("old-12345678", "demo", "finished")
+    ]
+    assert (await client.get("/api/v1/runs/old-id")).json()["config"] == {"lr": 0.1}
+    [curve] = (await client.get("/api/v1/runs/old-12345678/series?name=loss&from=1")).json()["series"]
+    assert (curve["rank"], curve["step"], curve["value"]) == (1, [1, 2, 3, 4], [1.5, 3.0, "NaN", 6.0])
+
+
+async def test_a_curve_longer_than_the_window_begins_on_disk(agent: Agent, client: httpx.AsyncClient) -> None:
+    folder = agent.view.runs_dir / "demo" / RUN / "rank_0000"
+    folder.mkdir(parents=True)
+    writer = EventFileWriter(str(folder))
+    for step in range(3000):
+        value = Summary(value=[Summary.Value(tag="loss", simple_value=100.0 if step == 50 else 1.0)])
+        writer.add_event(Event(step=step, wall_time=NOW - 3000 + step, summary=value))
+    writer.close()
+    agent.log(agent.attach(), [1.0] * 3000)
+    [curve] = (await client.get(f"/api/v1/runs/{RUN}/series?name=loss&points=100")).json()["series"]
+    assert (curve["step"][0], curve["step"][-1], curve["count"]) == (0, 2999, 3000)
+    assert curve["value"][curve["step"].index(50)] == 100.0, "a peak that left the window is still there"
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "%2e%2e", "*", "demo"])
+async def test_no_path_is_made_of_what_is_asked_for(agent: Agent, client: httpx.AsyncClient, name: str) -> None:
+    (agent.view.runs_dir / "demo" / "old-12345678").mkdir(parents=True)
+    assert (await client.get(f"/api/v1/runs/{name}/series")).status_code == 404

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,7 +12,8 @@ from starlette.routing import Route
 
 from rankscope.agent.runs.state import Run
 from rankscope.agent.web.answers import BodyTooLarge, answer, body, error, integer
-from rankscope.agent.web.curves import Wanted, curves
+from rankscope.agent.web.archive import Archive
+from rankscope.agent.web.curves import Wanted, archived, curves, windows
 from rankscope.agent.web.snapshot import newest_first, run_details, run_json, status
 from rankscope.agent.web.view import View
 
@@ -19,6 +22,8 @@ STEPS = 2**62
 
 
 def routes(view: View) -> list[Route]:
+    archive = Archive(view.runs_dir, view.node.roles)
+
     def find(request: Request) -> Run | None:
         wanted = request.path_params["id"]
         return next((run for run in newest_first(view.node) if wanted in (run.name, run.run_id)), None)
@@ -27,22 +32,35 @@ def routes(view: View) -> list[Route]:
         return answer(status(view))
 
     async def runs(request: Request) -> Response:
+        """Those that are here now, and behind them, as they were left, those that are over."""
         now = view.now()
-        return answer({"runs": [run_json(view.node, run, now) for run in newest_first(view.node)]})
+        here = [run_json(view.node, run, now) for run in newest_first(view.node)]
+        names = {run["id"] for run in here}
+        over = [run for run in await asyncio.to_thread(archive.runs) if run["id"] not in names]
+        return answer({"runs": here, "archive": over})
 
     async def run(request: Request) -> Response:
-        found = find(request)
-        return answer(run_details(view.node, found, view.now())) if found else _no_run()
+        if (found := find(request)) is not None:
+            return answer(run_details(view.node, found, view.now()))
+        over = await asyncio.to_thread(archive.find, request.path_params["id"])
+        return answer(over) if over is not None else _no_run()
 
     async def series(request: Request) -> Response:
-        found = find(request)
-        if found is None:
-            return _no_run()
         try:
             wanted = _wanted(request)
         except ValueError as wrong:
             return error(400, str(wrong))
-        return answer({"run": found.name, "series": curves(found, wanted)})
+        if (found := find(request)) is not None:
+            parts = windows(found, wanted)
+            folders: dict[int, Path] = {}
+            if any(part.count > len(part.points.step) for part in parts):
+                folders = await asyncio.to_thread(archive.ranks, found.project, found.name)
+            drawn = await asyncio.to_thread(curves, parts, wanted, folders, archive)
+            return answer({"run": found.name, "series": drawn})
+        over = await asyncio.to_thread(archive.find, request.path_params["id"])
+        if over is None:
+            return _no_run()
+        return answer({"run": over["id"], "series": await asyncio.to_thread(archived, over, wanted, archive)})
 
     async def alerts(request: Request) -> Response:
         return answer({"alerts": view.alerts.active(), "resolved": view.alerts.recent()})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -10,6 +13,10 @@ from rankscope.agent.model import FloatArray, IntArray
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Rank, Run
 from rankscope.agent.web.answers import number
+from rankscope.agent.web.archive import Archive, Points
+
+Curve: TypeAlias = dict[str, object]
+"""One rank's curve as the API gives it; values that are no finite numbers are strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,33 +30,75 @@ class Wanted:
     points: int
 
 
-def curves(run: Run, wanted: Wanted) -> list[dict[str, object]]:
-    """Return one curve for each rank that has the series. Values that are no finite numbers are strings."""
-    found: list[dict[str, object]] = []
-    for index, rank in sorted(run.ranks.items()):
-        series = _series(rank, wanted.name)
-        if series is None or (wanted.ranks and index not in wanted.ranks):
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is in memory of one rank's series."""
+
+    rank: int
+    name: str
+    count: int  # points that ever came
+    points: Points
+
+
+def windows(run: Run, wanted: Wanted) -> list[Window]:
+    """Return copies of the windows of each rank that has the series."""
+    return [
+        Window(index, series.name, series.count, Points(np.array(series.step), np.array(series.time), np.array(series.value)))
+        for index, rank in sorted(run.ranks.items())
+        if (not wanted.ranks or index in wanted.ranks) and (series := _series(rank, wanted.name)) is not None
+    ]
+
+
+def curves(found: Sequence[Window], wanted: Wanted, folders: Mapping[int, Path], archive: Archive) -> list[Curve]:
+    """Return a curve for each window. What no longer is in memory comes from the ranks' folders; this reads files."""
+    drawn: list[Curve] = []
+    for window in found:
+        points = window.points
+        if window.count > len(points.step) and window.rank in folders:
+            before = archive.curve(folders[window.rank], window.name)
+            points = _joined(before, points) if before else points
+        drawn.append(_curve(window.rank, window.name, points, wanted))
+    return drawn
+
+
+def archived(run: Mapping[str, object], wanted: Wanted, archive: Archive) -> list[Curve]:
+    """Return the curves of a run that is on disk alone; this reads files."""
+    found: list[Curve] = []
+    for index, folder in archive.ranks(str(run["project"]), str(run["id"])).items():
+        if wanted.ranks and index not in wanted.ranks:
             continue
-        step, time, value = series.step, series.time, series.value
-        kept = np.ones(len(step), bool)
-        if wanted.first is not None:
-            kept &= step >= wanted.first
-        if wanted.last is not None:
-            kept &= step <= wanted.last
-        step, time, value = step[kept], time[kept], value[kept]
-        chosen = thin(value, wanted.points)
-        found.append(_curve(index, series, step[chosen], time[chosen], value[chosen]))
+        points = archive.curve(folder, wanted.name)
+        if points is not None:
+            found.append(_curve(index, wanted.name, points, wanted))
     return found
 
 
-def _curve(rank: int, series: Series, step: IntArray, time: FloatArray, value: FloatArray) -> dict[str, object]:
+def _joined(before: Points, window: Points) -> Points:
+    """Return what was logged before the window, and then the window."""
+    old = int(np.count_nonzero(before.time < window.time[0]))
+    return Points(
+        np.concatenate([before.step[:old], window.step]),
+        np.concatenate([before.time[:old], window.time]),
+        np.concatenate([before.value[:old], window.value]),
+    )
+
+
+def _curve(rank: int, name: str, points: Points, wanted: Wanted) -> Curve:
+    step, time, value = points
+    kept = np.ones(len(step), bool)
+    if wanted.first is not None:
+        kept &= step >= wanted.first
+    if wanted.last is not None:
+        kept &= step <= wanted.last
+    step, time, value = step[kept], time[kept], value[kept]
+    chosen = thin(value, wanted.points)
     return {
         "rank": rank,
-        "name": series.name,
-        "count": series.count,  # points that ever came
-        "step": step.tolist(),
-        "time": time.tolist(),
-        "value": [number(v) for v in value.tolist()],
+        "name": name,
+        "count": len(points.step),  # points that are there
+        "step": step[chosen].tolist(),
+        "time": time[chosen].tolist(),
+        "value": [number(v) for v in value[chosen].tolist()],
     }
 
 

@@ -16,6 +16,24 @@ let charts = null;
 let shownRun = null;
 let shownStep = null;
 let facts = null;
+let archive = []; // runs that are over, from disk
+let asked = 0;
+
+async function remember(redraw) {
+  if (Date.now() - asked < 30_000) return;
+  asked = Date.now();
+  const answer = await fetch("/api/v1/runs");
+  if (answer.ok) { archive = (await answer.json()).archive; redraw(); }
+}
+
+function earlier(select) {
+  if (!archive.length) return null;
+  const row = (run) => el("tr", {}, el("td", {}, el("button", { type: "button", onclick: () => select(run.id) }, run.id)), el("td", {}, run.project),
+    el("td", {}, chip(run.state)), el("td", {}, new Date(run.started * 1000).toLocaleString()));
+  const open = document.getElementById("earlier")?.open || archive.some((run) => run.id === shownRun);
+  return el("details", { id: "earlier", ...(open ? { open: "" } : {}) },
+    el("summary", {}, `${archive.length} earlier run${archive.length === 1 ? "" : "s"} on disk`), el("table", {}, el("tbody", {}, archive.map(row))));
+}
 
 function progress(run) {
   const step = Math.max(-1, ...run.ranks.map((rank) => rank.step ?? -1));
@@ -85,15 +103,18 @@ async function detail(run) {
 
 export function runs(state, redraw) {
   const select = (id) => { chosen = id; location.hash = encodeURIComponent(id); shownStep = null; redraw(); };
-  const run = state.runs.find((other) => other.id === chosen) || state.runs[0];
+  remember(redraw).catch(() => {});
+  const past = archive.find((other) => other.id === chosen);
+  const run = state.runs.find((other) => other.id === chosen) || past || state.runs[0];
   shownRun = run?.id;
   show("runs", state.runs.length ? el("div", { class: "cards" }, state.runs.map((other) => card(other, select)))
-    : el("p", { class: "dim" }, "No run yet: call sdk.init() and sdk.log() in a training on this machine."));
+    : el("p", { class: "dim" }, "No run here now: call sdk.init() and sdk.log() in a training on this machine."), earlier(select));
   document.getElementById("run").hidden = !run;
   if (!run) return;
   document.getElementById("run-title").textContent = run.id;
-  show("ranks", ranks(run, state.time));
-  const step = `${run.id} ${progress(run).step} ${document.documentElement.dataset.theme} ${innerWidth}`;
+  const live = Array.isArray(run.ranks);
+  show("ranks", live ? ranks(run, state.time) : el("p", { class: "dim" }, `This run is over: ${run.state}.`));
+  const step = `${run.id} ${live ? progress(run).step : "over"} ${document.documentElement.dataset.theme} ${innerWidth}`;
   if (step !== shownStep) {
     shownStep = step;
     detail(run).catch(() => { shownStep = null; });
