@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
@@ -73,6 +74,7 @@ def queue(folder: Path, count: int = 200) -> tuple[float, float]:
 
 
 def main() -> None:
+    logging.getLogger("rankscope").setLevel(logging.ERROR)  # it would say what fires
     table = Table(title=f"Alert engine: {RULES} rules × {RANKS} ranks, judged once a second, ticked {TICKS} times")
     for column in ("scene", "CPU of one core", "worst second", "metrics", "worst second, wall (with disk)"):
         table.add_column(column, justify="left" if column == "scene" else "right")
