@@ -39,7 +39,7 @@ def generate(python: Path, out: Path) -> list[Path]:
     protos = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("rankscope/**/*.proto"))
     outs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [python, "-m", "grpc_tools.protoc", f"-I{ROOT}", *outs, *protos]
+    command = [str(python), "-m", "grpc_tools.protoc", f"-I{ROOT}", *outs, *protos]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL)
     return sorted(p.relative_to(out) for p in out.glob("rankscope/**/*_pb2*.py*"))
 

@@ -24,10 +24,10 @@ def node_of(ranks: int, now: float) -> Node:
     node = Node(os.uname().nodename)
     columns = [Column(name) for name in ("loss", "lr", "grad_norm", "val_loss", *(f"m{i}" for i in range(20)))]
     columns += [Column(name, "phase") for name in ("data", "forward", "backward", "optimizer")]
-    steps = np.arange(20)
+    steps, ago = np.arange(20), np.arange(20, 0, -1, dtype=np.float64)
     for i in range(ranks):
         info = RankInfo(RankKey("bench", f"bench-{i // 8}", i % 8), i + 1, f"bench-{i // 8}", local_rank=i % 8)
-        block = Block(tuple(columns), steps, now - 20.0 + steps, np.ones((20, len(columns))))
+        block = Block(tuple(columns), steps, now - ago, np.ones((20, len(columns))))
         node.attach(info, now).apply(Batch(1, 20, (block,)), now)
     return node
 
