@@ -262,3 +262,11 @@ async def test_a_curve_longer_than_the_window_begins_on_disk(agent: Agent, clien
 async def test_no_path_is_made_of_what_is_asked_for(agent: Agent, client: httpx.AsyncClient, name: str) -> None:
     (agent.view.runs_dir / "demo" / "old-12345678").mkdir(parents=True)
     assert (await client.get(f"/api/v1/runs/{name}/series")).status_code == 404
+
+
+async def test_a_rule_is_explained_where_its_runbook_leads(client: httpx.AsyncClient) -> None:
+    explained = (await client.get("/api/v1/rules/LossNaN")).json()
+    assert explained["name"] == "LossNaN"
+    assert len(explained["documentation"]) > 40
+    assert "LossNaN" in {rule["name"] for rule in (await client.get("/api/v1/rules")).json()["rules"]}
+    assert (await client.get("/api/v1/rules/LossNull")).status_code == 404

@@ -43,7 +43,12 @@ class Window:
 def windows(run: Run, wanted: Wanted) -> list[Window]:
     """Return copies of the windows of each rank that has the series."""
     return [
-        Window(index, series.name, series.count, Points(np.array(series.step), np.array(series.time), np.array(series.value)))
+        Window(
+            index,
+            series.name,
+            series.count,
+            Points(np.array(series.step), np.array(series.time), np.array(series.value)),
+        )
         for index, rank in sorted(run.ranks.items())
         if (not wanted.ranks or index in wanted.ranks) and (series := _series(rank, wanted.name)) is not None
     ]

@@ -16,7 +16,7 @@ function card(alert, now) {
   details.addEventListener("toggle", () => (details.open ? open.add(key) : open.delete(key)));
   return el("div", { class: `card alert ${over ? "good" : severity}` },
     el("div", { class: "head" },
-      el("span", { class: "name" }, `${alertname} `, el("span", { class: "dim" }, where.filter(Boolean).join(" · "))),
+      el("span", { class: "name" }, el("a", { href: `#rule-${alertname}` }, alertname), " ", el("span", { class: "dim" }, where.filter(Boolean).join(" · "))),
       el("span", { class: "dim" }, `${alert.state}${alert.silencedBy.length ? ", silenced" : ""} · ${seconds(Math.max(0, now - since))} ago`)),
     el("p", {}, alert.annotations.summary || ""),
     causes.length ? details : null);

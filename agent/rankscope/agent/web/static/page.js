@@ -1,6 +1,7 @@
 // Listens to the agent and draws what it says.
 
 import { alerts } from "./alerts.js";
+import { el, show } from "./dom.js";
 import { machine } from "./machine.js";
 import { runs } from "./runs.js";
 
@@ -40,3 +41,14 @@ events.addEventListener("snapshot", (event) => {
   draw();
 });
 events.addEventListener("error", () => link("○ the agent does not answer; trying again …", "warning"));
+
+// An alert's runbook leads to #rule-LossNaN.
+async function explain() {
+  const name = /^#rule-(\w+)$/.exec(location.hash)?.[1];
+  const answer = name ? await fetch(`/api/v1/rules/${name}`) : null;
+  const rule = answer?.ok ? await answer.json() : null;
+  show("rule", rule ? el("div", { class: "card" }, el("h2", {}, `What ${rule.name} means`), el("p", { class: "text" }, rule.documentation),
+    rule.needs.length ? el("p", { class: "dim" }, `It needs: ${rule.needs.join(", ")}.`) : null) : null);
+}
+addEventListener("hashchange", explain);
+explain().catch(() => {});
