@@ -167,7 +167,7 @@ class Agent:
         if not isinstance(self.prometheus, Prometheus):
             return b"", "text/plain"
         page = self.prometheus.render(self.samples(time.time()), accept)
-        self.telemetry.exposed(self.prometheus.series, self.prometheus.refused)
+        self.telemetry.exposed(self.prometheus.series, self.prometheus.refused | self.alerts.refused)
         return page
 
     def _stragglers(self) -> set[tuple[str, int]] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -21,16 +21,13 @@ from rankscope.agent.model import Seconds, Span
 from rankscope.agent.receivers.grpc import Grpc
 from rankscope.agent.receivers.journals import Journals
 from rankscope.agent.web.settings import Http
+from rankscope.agent.yaml_source import ConfigError, Keys, YamlSource, in_words
 
-Keys: TypeAlias = tuple[str | int, ...]  # where a value stands
+__all__ = ["Config", "ConfigError", "RunsConfig", "load", "parse_seconds", "state_dir"]
 
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _STEPS = re.compile(r"(\d+)\s*steps?")
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be used; each line of the text names a place and what is wrong there."""
 
 
 def state_dir() -> Path:
@@ -78,74 +75,22 @@ def load(
     Raises ConfigError, one line for each mistake, and OSError when the file cannot be read.
     """
     text = path.read_text() if path is not None else ""
-    source = _Source(str(path) if path is not None else "configuration", text)
-    tree = source.tree
+    source = YamlSource(str(path) if path is not None else "configuration", text)
     for name, text in (os.environ if environment is None else environment).items():
         if name.startswith("RANKSCOPE_") and "__" in name:
             keys = tuple(part for part in name.removeprefix("RANKSCOPE_").split("__") if part)
-            _set(tree, keys, yaml.safe_load(text), source, name)
+            source.put(keys, yaml.safe_load(text), name)
     for dotted, value in (overrides or {}).items():
-        _set(tree, tuple(dotted.split(".")), value, source, dotted)
-    config = _Builder(source).config(tree)
+        source.put(tuple(dotted.split(".")), value, dotted)
+    config = _Builder(source).config(source.tree)
     source.raise_problems()
     return config
-
-
-class _Source:
-    """A configuration text: its values, the line of every key, and the mistakes found in it."""
-
-    def __init__(self, name: str, text: str) -> None:
-        self.name = name
-        self.problems: list[str] = []
-        self._lines: dict[Keys, int] = {}
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            value: object = yaml.safe_load(text)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            raise ConfigError(f"{name}:{mark.line + 1 if mark else 1}: {error.problem or 'no YAML'}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name}:1: {str(error).splitlines()[0]}") from None
-        if root is not None:
-            self._note(root, ())
-        if value is not None and not isinstance(value, dict):
-            found = _kind(value)
-            raise ConfigError(f"{name}:1: expected keys such as `http:` and `rules:`, found {found}")
-        self.tree: dict[str, object] = cast("dict[str, object]", value or {})
-
-    def _note(self, node: yaml.Node, path: Keys) -> None:
-        self._lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, child in node.value:
-                name = str(key.value)
-                if name in seen:
-                    self.problem((*path, name), "given twice", key.start_mark.line + 1)
-                seen.add(name)
-                place = (*path, name)
-                self._lines[place] = key.start_mark.line + 1
-                self._note(child, place)
-        elif isinstance(node, yaml.SequenceNode):
-            for i, child in enumerate(node.value):
-                self._note(child, (*path, i))
-
-    def problem(self, path: Keys, message: str, line: int | None = None) -> None:
-        while line is None:
-            line = self._lines.get(path) if path else 1
-            if line is None:
-                line = next((self._lines[path[:i]] for i in range(len(path), 0, -1) if path[:i] in self._lines), 1)
-        dotted = ".".join(str(part) for part in path)
-        self.problems.append(f"{self.name}:{line}: {dotted + ': ' if dotted else ''}{message}")
-
-    def raise_problems(self) -> None:
-        if self.problems:
-            raise ConfigError("\n".join(self.problems))
 
 
 class _Builder:
     """Builds components from values, and notes every mistake instead of stopping at the first."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: YamlSource) -> None:
         self._source = source
 
     def config(self, tree: dict[str, object]) -> Config:
@@ -270,7 +215,7 @@ class _Builder:
         except ValidationError as error:
             for mistake in error.errors():
                 inner = tuple(part for part in mistake["loc"] if isinstance(part, int) or part in str(value))
-                self._source.problem((*path, *inner), f"{mistake['msg'].lower()}, found {_kind(value)}")
+                self._source.problem((*path, *inner), f"{mistake['msg'].lower()}, found {in_words(value)}")
             return None
 
     def _seconds(self, value: object, path: Keys) -> float:
@@ -279,7 +224,7 @@ class _Builder:
         try:
             return parse_seconds(value if isinstance(value, str) else "")
         except ValueError:
-            self._source.problem(path, f"expected a duration such as 500ms, 30s, 2m or 4h, found {_kind(value)}")
+            self._source.problem(path, f"expected a duration such as 500ms, 30s, 2m or 4h, found {in_words(value)}")
             return 0.0
 
     def _span(self, value: object, path: Keys) -> Span:
@@ -291,7 +236,7 @@ class _Builder:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self._source.problem(path, f"expected keys and values, found {_kind(value)}")
+            self._source.problem(path, f"expected keys and values, found {in_words(value)}")
             return {}
         return {str(key): item for key, item in cast("dict[object, object]", value).items()}
 
@@ -312,25 +257,3 @@ def parse_seconds(text: str) -> float:
 
 def _required(f: dataclasses.Field[Any]) -> bool:
     return f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _set(tree: dict[str, object], keys: tuple[str, ...], value: object, source: _Source, origin: str) -> None:
-    """Put a value at a path of keys; keys are matched to those that stand there, whatever their case."""
-    for i, key in enumerate(keys):
-        names = {name.casefold(): name for name in tree}
-        name = names.get(key.casefold(), key.lower() if key.isupper() else key)
-        if i == len(keys) - 1:
-            tree[name] = value
-            return
-        child = tree.get(name)
-        if child is None:
-            child = tree[name] = {}
-        if not isinstance(child, dict):
-            source.problem((name,), f"{origin} cannot set a key inside {_kind(child)}")
-            return
-        tree = cast("dict[str, object]", child)
-
-
-def _kind(value: object) -> str:
-    names: dict[type, str] = {dict: "keys and values", list: "a list", type(None): "nothing", bool: "yes/no"}
-    return names.get(type(value), repr(value))
