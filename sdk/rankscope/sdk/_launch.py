@@ -22,8 +22,8 @@ class Helper:
 
     def __init__(self, folder: Path, agent: str, talks: bool) -> None:
         """Start it. Raises OSError or ValueError where no process can be started."""
-        if not sys.executable:
-            raise OSError("there is no Python interpreter to start (sys.executable is empty)")
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise OSError("there is no Python interpreter to start (sys.executable is none)")
         environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
         # -S and -E: what sitecustomize and PYTHON* would do in the rank has no business here; sys.path is handed over.
         # subprocess uses vfork for this: nothing of a large training process is copied, no fork handler runs.
