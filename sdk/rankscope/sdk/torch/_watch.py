@@ -26,7 +26,7 @@ from rankscope.sdk.torch._updates import Before
 
 Step: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"  # what an optimizer's step is called with
 
-HISTOGRAMS = 8  # parameters a sample; the next sample takes the next ones
+HISTOGRAMS = 4  # parameters a sample; the next sample takes the next ones
 RATES_EVERY = 10  # steps between two looks at the learning rates
 
 _watched: weakref.WeakKeyDictionary[Module, Watch] = weakref.WeakKeyDictionary()
