@@ -48,8 +48,8 @@ def test_an_agent_outlives_a_driver_that_hangs(driver: Driver, library: Path, tm
         assert time.monotonic() - start < 2
         wait_for(lambda: "AgentBlind" in alerts())
         driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 120000")
-        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120, 40)
-        wait_for(lambda: "AgentBlind" not in alerts(), 20)
+        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120, 60)
+        wait_for(lambda: "AgentBlind" not in alerts())
         driver.load(driver.path.read_text() + "xid 79\n")
         wait_for(lambda: "GpuHardwareError" in alerts())
         assert value(r'gpu_xid_errors_total\{[^}]*xid="79"[^}]*\}') == 1

@@ -50,9 +50,10 @@ def docker(require: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
     finally:
         process.terminate()
         process.wait(30)
-        for line in Path("/proc/self/mounts").read_text().splitlines():  # the engine leaves its network namespace
-            if (point := line.split()[1]).startswith(str(folder)):
-                subprocess.run(["umount", point], check=True)
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        for point in [line.split()[1] for line in reversed(lines)]:  # the engine leaves its network namespace
+            if point.startswith(str(folder)):
+                subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def image(*programs: str) -> bytes:
