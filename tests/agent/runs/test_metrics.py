@@ -181,9 +181,9 @@ def test_a_number_is_found_by_its_role(node: Node) -> None:
 
 
 def test_learning_rates_are_named_by_group_and_four_at_most(node: Node) -> None:
-    log(attach(node), [1], lr=1e-3, **{f"lr__g{i}": 1e-4 for i in range(6)})
+    log(attach(node), [1], lr=1e-3, **{f"lr__group{i}": 1e-4 for i in range(1, 7)})
     groups = [labels[2] for labels in read(node, "train_learning_rate")]
-    assert groups == ["0", "g0", "g1", "g2"]
+    assert groups == ["0", "1", "2", "3"]
     assert read(node, "train_value") == {}, "a learning rate is no value without a metric"
 
 
@@ -212,6 +212,14 @@ def test_only_names_that_are_allowed_are_exported(node: Node) -> None:
     log(attach(node), [1], reward__mean=1.0, reward__std=2.0, debug=3.0)
     found = read(node, "train_value", Selection(names=("reward/*",)))
     assert {labels[2] for labels in found} == {"reward/mean", "reward/std"}
+
+
+def test_what_watch_logs_by_layer_is_exported_only_where_it_is_asked_for(node: Node) -> None:
+    log(attach(node), [1], reward=1.0, gradients__layer0__norm=2.0, memory__allocated_bytes=3.0)
+    assert {labels[2] for labels in read(node, "train_value")} == {"reward"}
+    assert list(read(node, "train_gpu_memory_allocated_bytes").values()) == [3.0]
+    asked = read(node, "train_value", Selection(names=("*", "gradients/*")))
+    assert {labels[2] for labels in asked} == {"reward", "gradients/layer0/norm"}
 
 
 def test_phases_beyond_the_sixteenth_count_as_other(node: Node) -> None:

@@ -17,6 +17,7 @@ Readings: TypeAlias = Iterator[tuple[tuple[str, ...], float | Histogram]]
 
 STEP_WINDOW = 50  # steps whose median stands for a rank's pace
 GROUPS = 4  # learning rates of a rank that are exported
+DETAILS = ("gradients/", "weights/", "activations/", "memory/")  # what watch() logs by layer: a pattern must ask for it
 PHASES = 16  # phases of a rank that are exported by name; what comes later counts as "other"
 
 # Roles that have a metric of their own; all other names go to train_value.
@@ -53,12 +54,17 @@ class Selection:
             for name in rank.series:
                 if len(chosen) == self.limit:
                     return chosen
-                if name in chosen or not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names):
+                if name in chosen or not self._allows(name):
                     continue
                 role = rank.roles.of(name)
                 if role not in OWN_METRIC and parameter_group(rank, name) is None:
                     chosen[name] = role or name
         return chosen
+
+    def _allows(self, name: str) -> bool:
+        if "*" in self.names and not name.startswith(DETAILS):
+            return True
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names if pattern != "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +98,10 @@ def medians(run: Run) -> dict[int, float]:
 
 
 def parameter_group(rank: Rank, name: str) -> str | None:
-    """Return the parameter group whose learning rate a series is (`lr/decay` → `decay`, `lr` → `0`), or None."""
+    """Return the parameter group whose learning rate a series is (`lr/group1` → `1`, `lr` → `0`), or None."""
     head, _, tail = name.rpartition("/")
     if head and ("lr" in head.casefold() or "rate" in head.casefold()) and rank.roles.of(head) == "lr":
-        return tail
+        return tail.removeprefix("group")
     return "0" if rank.roles.of(name) == "lr" else None
 
 

@@ -32,8 +32,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "tokens": ("tokens_seen", "consumed_tokens", "num_input_tokens_seen", "train/num_input_tokens_seen"),
     "skipped_steps": ("skipped_steps", "train/skipped_steps"),
     "flops_utilization": ("flops_utilization", "mfu", "train/mfu"),
-    "gpu_memory_allocated": ("gpu_memory_allocated_bytes", "memory_allocated_bytes"),
-    "gpu_memory_peak": ("gpu_memory_peak_bytes", "max_memory_allocated_bytes"),
+    "gpu_memory_allocated": ("gpu_memory_allocated_bytes", "memory_allocated_bytes", "memory/allocated_bytes"),
+    "gpu_memory_peak": ("gpu_memory_peak_bytes", "max_memory_allocated_bytes", "memory/peak_bytes"),
 }
 
 _FOLD = str.maketrans("", "", "/.-_ ")
