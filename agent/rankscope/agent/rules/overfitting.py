@@ -91,13 +91,14 @@ class _Evaluations(Fold[Overfitting]):
             self._judge(rule, step, time, place)
 
     def _judge(self, rule: Overfitting, step: int, time: float, place: Place) -> None:
-        since = np.array(self.values[self.best + 1 :])  # without the best one, which noise has made look better
-        if len(since) < rule.patience:
+        late = self.values[self.best + 1 :]  # without the best one, which noise has made look better
+        if len(late) < rule.patience:
             return
-        around = self.values[max(0, self.best - 2) : self.best + 3]
-        lowest, newest = float(np.median(around)), float(np.median(since[-3:]))
-        enough = max(rule.rise * abs(lowest), 2 * _noise(np.array(self.values[max(0, self.best - 5) :])))
-        if newest - lowest < enough or rising(since) < rule.trend:
+        lowest, newest = _median(self.values[max(0, self.best - 2) : self.best + 3]), _median(late[-3:])
+        if newest - lowest < rule.rise * abs(lowest):
+            return
+        noise = _noise(np.array(self.values[max(0, self.best - 5) :]))
+        if newest - lowest < 2 * noise or rising(np.array(late)) < rule.trend:
             return
         then, now, error = self._trained()
         if now > self.start - 0.02 * abs(self.start):
@@ -161,13 +162,18 @@ def _training(place: Place, step: int, since: int) -> tuple[float, float]:
     series = place.rank.role("loss")
     if series is None:
         return math.nan, math.nan
-    begin, end = (int(at) for at in np.searchsorted(series.step, [since, step], side="right"))
-    values = series.value[max(0, min(begin, end - 32)) : end]
-    values = values[np.isfinite(values)]
-    if not len(values):
+    begin, end = (int(at) for at in np.searchsorted(series.step, (since, step), side="right"))
+    begin = max(0, min(begin, end - 32), end - 256)
+    values = sorted(value for value in series.value[begin:end].tolist() if math.isfinite(value))
+    if not values:
         return math.nan, math.nan
-    low, middle, high = (float(x) for x in np.percentile(values, [25, 50, 75]))
-    return middle, MEDIAN * (high - low) / IQR_OF_NORMAL / math.sqrt(len(values))
+    last = len(values) - 1
+    spread = (values[round(0.75 * last)] - values[round(0.25 * last)]) / IQR_OF_NORMAL
+    return values[len(values) // 2], MEDIAN * spread / math.sqrt(len(values))
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def _causes(here: Around, best: int, lowest: float, then: float, now: float) -> tuple[Cause, ...]:

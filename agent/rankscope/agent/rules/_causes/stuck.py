@@ -24,7 +24,7 @@ def causes(here: Around, never: bool) -> tuple[Cause | None, ...]:
 
 def frozen(here: Around) -> Cause | None:
     """Parameters do not change. Contradicted by updates of a usual size."""
-    unchanged, ratio = here.usual("unchanged_fraction"), here.usual("update_ratio")
+    unchanged, ratio = here.usual("unchanged_fraction", 3), here.usual("update_ratio", 3)
     if (unchanged is None or unchanged < 0.5) and (ratio is None or ratio > 0):
         return None
     evidence = f"{unchanged:.0%} of the parameters do not change from step to step" if unchanged is not None else ""
@@ -40,7 +40,7 @@ def frozen(here: Around) -> Cause | None:
 
 def dead(here: Around) -> Cause | None:
     """Activations are dead."""
-    share = here.usual("dead_fraction")
+    share = here.usual("dead_fraction", 5)
     if share is None or share < 0.5:
         return None
     return Cause(
@@ -52,7 +52,7 @@ def dead(here: Around) -> Cause | None:
 
 def vanishing(here: Around) -> Cause | None:
     """The gradient does not reach the first layers."""
-    first, last = here.usual("first_layer_grad_norm"), here.usual("last_layer_grad_norm")
+    first, last = here.usual("first_layer_grad_norm", 5), here.usual("last_layer_grad_norm", 5)
     norm = here.usual("grad_norm")
     if first is not None and norm is not None and first < 1e-3 * (last if last is not None else norm):
         of = f"{figure(last)} in the last" if last is not None else f"{figure(norm)} over all"

@@ -1,0 +1,172 @@
+"""TrainingStalled, DataLoaderBottleneck, Straggler, ThroughputDrop, HostBottleneck: the run against the clock."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rankscope.agent.component import Rule
+from rankscope.agent.model import Batch, Block, Expect, Finding, Heartbeat, Incomplete, Metric, RankInfo, RankKey, Sample
+from rankscope.agent.reports.recorded import START, check_rule, fired_by, findings, rows_of
+from rankscope.agent.reports.replay import Replay
+from rankscope.agent.reports.rows import Row
+from rankscope.agent.rules.data_loader_bottleneck import DataLoaderBottleneck
+from rankscope.agent.rules.host_bottleneck import HostBottleneck
+from rankscope.agent.rules.straggler import Straggler
+from rankscope.agent.rules.throughput_drop import ThroughputDrop
+from rankscope.agent.rules.training_stalled import TrainingStalled
+from rankscope.agent.runs.state import Node, Rank
+
+
+def told(rule: Rule, rows: list[Row]) -> list[Finding]:
+    """What fires while rows are read as a log is."""
+    return findings(list(Replay([(type(rule).__name__, rule)], "run").feed(rows)))
+
+
+def training(steps: int = 100, seconds: float = 1.0, ranks: int = 1) -> tuple[Node, list[Rank]]:
+    node = Node("n")
+    found = [node.attach(RankInfo(RankKey("p", "r", i), 1, "id"), 0.0) for i in range(ranks)]
+    step = np.arange(steps)
+    for rank in found:
+        rank.apply(Batch(0, 0, (Block((), step, step * seconds, np.empty((steps, 0))),)), steps * seconds)
+    return node, found
+
+
+class TestTrainingStalled:
+    def stalled(self, node: Node, now: float) -> list[int | None]:
+        for _, rank in node.ranks():
+            rank.last_seen = now
+        verdict = TrainingStalled().check(node, node.runs["p", "r"], now)
+        return [] if isinstance(verdict, Incomplete) else [finding.rank for finding in verdict]
+
+    def test_a_minute_without_a_step_is_found_where_steps_take_a_second(self) -> None:
+        node, _ = training()
+        assert self.stalled(node, 99 + 55) == []
+        assert self.stalled(node, 99 + 65) == [0]
+
+    def test_slow_steps_are_given_five_times_their_time(self) -> None:
+        node, _ = training(20, seconds=60)
+        assert self.stalled(node, 19 * 60 + 290) == []
+        assert self.stalled(node, 19 * 60 + 310) == [0]
+
+    def test_what_was_announced_is_waited_for(self) -> None:
+        node, (rank,) = training()
+        rank.apply(Batch(0, 0, (), (Expect(99, 99.0, 600.0),)), 99.0)
+        assert self.stalled(node, 600) == []
+        assert self.stalled(node, 800) == [0]
+
+    def test_an_evaluation_is_given_half_an_hour(self) -> None:
+        node, (rank,) = training()
+        rank.beat(Heartbeat(150.0, 99, "eval"), 150.0)
+        assert self.stalled(node, 99 + 1000) == []
+        assert self.stalled(node, 99 + 2000) == [0]
+
+    def test_the_first_step_is_given_twenty_minutes(self) -> None:
+        node, _ = training(1)
+        assert self.stalled(node, 1000) == []
+        assert self.stalled(node, 1300) == [0]
+
+    def test_names_the_rank_that_is_behind(self) -> None:
+        node, ranks = training(ranks=4)
+        for rank in ranks[:3]:
+            rank.apply(Batch(0, 0, (Block((), np.array([100]), np.array([100.0]), np.empty((1, 0))),)), 100.0)
+        verdict = TrainingStalled().check(node, node.runs["p", "r"], 200.0)
+        assert isinstance(verdict, tuple)
+        assert any("rank 3 stands at step 99" in cause.evidence for cause in verdict[0].causes)
+
+    def test_a_gap_in_a_log_is_a_stall_unless_steps_went_on(self) -> None:
+        before = rows_of({"loss": [1.0] * 50})
+        stalled: Row = (0, 50, START + 49 + 900, {"loss": 1.0}, False)
+        sparse: Row = (0, 949, START + 49 + 900, {"loss": 1.0}, False)
+        assert [f.step for f in told(TrainingStalled(), [*before, stalled])] == [49]
+        assert not told(TrainingStalled(), [*before, sparse])
+
+    def test_heartbeats_show_a_stall_that_never_ends(self) -> None:
+        beats: list[Row] = [(0, 49, START + 49 + 30 * i, {}, True) for i in range(1, 10)]
+        assert [f.step for f in told(TrainingStalled(), [*rows_of({"loss": [1.0] * 50}), *beats])] == [49]
+
+    def test_a_log_without_a_clock_cannot_tell(self) -> None:
+        replay = fired_by(TrainingStalled(), rows_of({"loss": [1.0] * 50}, seconds=None))
+        assert replay.lacking == {"TrainingStalled": "the record has no clock"}
+
+
+class TestDataLoaderBottleneck:
+    def test_steps_that_wait_for_data_are_found_with_what_to_do(self) -> None:
+        wait = np.where(np.arange(300) < 100, 0.05, 0.8)
+        metrics = {"data_s": wait, "step_s": wait + 0.4}
+        (found,) = check_rule(DataLoaderBottleneck, rows_of(metrics), {"num_workers": 0})
+        assert found.step is not None
+        assert 100 < found.step <= 130
+        assert "num_workers above 0" in found.causes[0].fix
+
+    def test_a_pause_at_the_end_of_each_epoch_is_none(self) -> None:
+        wait = np.where(np.arange(300) % 50 == 0, 20.0, 0.05)
+        assert not check_rule(DataLoaderBottleneck, rows_of({"data_s": wait, "step_s": wait + 0.4}))
+
+    def test_is_incomplete_without_the_phase(self) -> None:
+        assert fired_by(DataLoaderBottleneck(), rows_of({"loss": [1.0]})).lacking == {
+            "DataLoaderBottleneck": "no phase `data` was measured"
+        }
+
+
+class TestStraggler:
+    def rows(self, slow: float, every: int = 1, ranks: int = 8) -> list[Row]:
+        rng = np.random.default_rng(3)
+        rows: list[Row] = []
+        for step in range(200):
+            seconds = 0.2 * np.exp(0.1 * rng.standard_normal(ranks))
+            if step >= 60 and step % every == 0:
+                seconds[ranks - 3 if ranks > 3 else 0] *= slow
+            for rank in range(ranks):
+                metrics = {"data_s": 0.01, "forward_s": float(seconds[rank]), "step_s": float(seconds.max())}
+                rows.append((rank, step, START + step, metrics, False))
+        return rows
+
+    def test_the_slow_rank_is_named(self) -> None:
+        (found,) = told(Straggler(), self.rows(1.6))
+        assert found.rank == 5
+        assert found.step is not None
+        assert 60 < found.step < 90
+
+    def test_a_rank_that_is_slow_now_and_then_is_found(self) -> None:
+        assert [f.rank for f in told(Straggler(), self.rows(2.5, every=3))] == [5]
+
+    def test_even_ranks_are_silent(self) -> None:
+        assert not told(Straggler(), self.rows(1.0))
+
+    def test_two_ranks_are_enough_where_one_is_far_slower(self) -> None:
+        assert [f.rank for f in told(Straggler(), self.rows(2.0, ranks=2))] == [0]
+
+    def test_one_rank_alone_is_incomplete(self) -> None:
+        assert fired_by(Straggler(), rows_of({"forward_s": [1.0] * 50})).lacking == {
+            "Straggler": "the run has one rank here"
+        }
+
+
+class TestThroughputDrop:
+    def test_a_run_that_becomes_slower_for_minutes_is_found(self) -> None:
+        speed = np.where(np.arange(2000) < 1000, 100.0, 40.0)
+        (found,) = check_rule(ThroughputDrop, rows_of({"samples_per_second": speed}))
+        assert found.step is not None
+        assert 1000 < found.step < 1400
+
+    def test_a_slow_minute_and_regular_evaluations_are_none(self) -> None:
+        x = np.arange(2000)
+        speed = np.where((x % 100 < 10) | ((x > 1000) & (x < 1100)), 10.0, 100.0)
+        assert not check_rule(ThroughputDrop, rows_of({"samples_per_second": speed}))
+
+
+def test_busy_cpus_before_an_idle_gpu_are_the_bottleneck() -> None:
+    cpu = Metric("system_cpu_seconds_total", "counter", "", ("mode",))
+    gpu = Metric("gpu_utilization_ratio", "gauge", "", ("gpu", "uuid"))
+    info = Metric("gpu_info", "info", "", ("gpu", "uuid"))
+    for busy, expected in ((0.99, 1), (0.5, 0)):
+        node = Node("n")
+        rank = node.attach(RankInfo(RankKey("p", "r", 0), 1, "id", device_uuids=("GPU-a",)), 0.0)
+        for second in range(120):
+            modes = [Sample(cpu, busy * 8 * second, ("user",)), Sample(cpu, (1 - busy) * 8 * second, ("idle",))]
+            node.observe("cpu", modes, float(second))
+            node.observe("gpu", [Sample(info, 1.0, ("0", "GPU-a")), Sample(gpu, 0.3, ("0", "GPU-a"))], float(second))
+        rank.apply(Batch(0, 0, (Block((), np.array([1]), np.array([119.0]), np.empty((1, 0))),)), 119.0)
+        verdict = HostBottleneck().check(node, node.runs["p", "r"], 120.0)
+        assert isinstance(verdict, tuple)
+        assert len(verdict) == expected
