@@ -13,7 +13,7 @@ import pytest
 
 from rankscope.agent.demo import stage
 
-from .dashboards import BOARDS, Target, fill, panels, targets
+from .dashboards import BOARDS, FOLDER, Target, fill, panels, targets
 from .stack import Prometheus, prometheus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -38,9 +38,6 @@ EMPTY = {
     "rankscope-node": {
         "Throttling": "cool",
         "Xid errors": "none",
-        "PCIe": "simulated",
-        "NVLink": "simulated",
-        "NVLink errors": "simulated",
         "Memory of processes": "ranks use no GPU",
         "InfiniBand": "no such port",
         "Pressure": "kernels without PSI",
@@ -79,11 +76,19 @@ class Training:
         return self.prometheus.query_range(expression, self.since, now, 2)
 
 
+def two_cards() -> str:
+    """Return a simulated node whose two cards tell everything that an H100 tells, NVLink and PCIe among it."""
+    text = (FOLDER.parents[1] / "tests" / "nvml" / "scenarios" / "h100.scenario").read_text()
+    head, card, *_ = re.split(r"^card$", text, flags=re.MULTILINE)
+    return "card".join([head, card, card.replace("GPU-7a1f3c52", "GPU-7a1f3c53")])
+
+
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., str]) -> Iterator[Training]:
     program = require("prometheus", why="apt-get install prometheus")
     folder = tmp_path_factory.mktemp("dashboards")
-    config: dict[str, object] = {"samplers": {"gpu": {"source": "simulated"}}}
+    (folder / "cards").write_text(two_cards())
+    config: dict[str, object] = {"samplers": {"gpu": {"source": "simulated", "scenario": str(folder / "cards")}}}
     with prometheus(program, folder) as server, stage.agent(folder / "runs", config, port=0) as agent:
         server.scrape([agent.url])
         job = stage.torchrun(agent, 2, ["--steps", "20000", "--project", "demo", "--name", "boards"], folder / "log")
