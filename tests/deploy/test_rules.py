@@ -31,10 +31,11 @@ def test_promtool_takes_rules_and_configuration(require: Callable[..., str], tmp
     assert checked.stdout.count("rules found") == 2
 
 
-def test_the_unit_tests_of_the_rules_pass(require: Callable[..., str]) -> None:
+@pytest.mark.parametrize("file", ["alerts.yaml", "joins.yaml"])
+def test_the_unit_tests_of_rules_and_joins_pass(require: Callable[..., str], file: str) -> None:
     promtool = require("promtool", why="apt-get install prometheus")
     tested = subprocess.run(
-        [promtool, "test", "rules", "alerts.yaml"], check=False, capture_output=True, text=True, cwd=FOLDER / "tests"
+        [promtool, "test", "rules", file], check=False, capture_output=True, text=True, cwd=FOLDER / "tests"
     )
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
