@@ -116,6 +116,12 @@ def test_hparams_say_how_the_run_ended(tmp_path: Path, goodbye: Goodbye, status:
     assert ("end" in read(path).Tags()["tensors"]) == (status == 2)
 
 
+def test_the_best_values_stand_beside_the_last_ones_when_a_run_ends(tmp_path: Path) -> None:
+    rows = block([1, 2, 3], [[3.0, 0.5], [1.0, 0.75], [2.0, 0.25]], ["val_loss", "accuracy"])
+    path = written(tmp_path, Batch(1, 4, (rows,), (Goodbye(3, 1.0, End.FINISHED),)))
+    assert (scalars(path, "best/val_loss"), scalars(path, "best/accuracy")) == ([(3, 1.0)], [(3, 0.75)])
+
+
 def test_the_next_attempt_goes_on_in_the_same_file_and_its_end_is_the_one_that_counts(tmp_path: Path) -> None:
     first, second = rank(session=1), rank(session=2, attempt=1)
     path = written(tmp_path, losses(1, 3), Batch(4, 4, (), (Goodbye(3, 1.0, End.EXCEPTION),)), info=first)

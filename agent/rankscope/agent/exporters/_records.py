@@ -57,7 +57,8 @@ def tag(column: Column) -> str:
 def _bytes(numbers: NDArray[np.float64] | NDArray[np.uint64], kind: str) -> NDArray[np.uint8]:
     """Return n rows of numbers as n rows of the bytes that a type takes."""
     data = numbers.astype(kind).tobytes()
-    return np.ndarray((len(numbers), len(data) // len(numbers)), np.uint8, data)
+    rows: NDArray[np.uint8] = np.ndarray((len(numbers), len(data) // len(numbers)), np.uint8, data)
+    return rows
 
 
 class Rows:

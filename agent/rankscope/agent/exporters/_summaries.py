@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 
@@ -30,8 +31,9 @@ def marker(tag: str, plugin: str, content: bytes) -> bytes:
 
 
 def scalar(tag: str, value: float) -> bytes:
-    """Return a scalar; it is stored as float32."""
-    return field(1, tag) + b"\x15" + struct.pack("<f", value)
+    """Return a scalar; it is stored as float32, and beyond that as infinity."""
+    stored = value if abs(value) <= 3.4028234e38 else math.copysign(math.inf, value)
+    return field(1, tag) + b"\x15" + struct.pack("<f", stored)
 
 
 def image(tag: str, png: bytes, height: int, width: int, channels: int) -> bytes:

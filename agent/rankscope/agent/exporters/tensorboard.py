@@ -14,7 +14,7 @@ from rankscope.agent.exporters import _hparams as hparams
 from rankscope.agent.exporters._event_file import EventFile
 from rankscope.agent.exporters._media import take
 from rankscope.agent.exporters._records import Rows, event
-from rankscope.agent.exporters._summaries import text
+from rankscope.agent.exporters._summaries import scalar, text
 from rankscope.agent.model import Batch, Column, End, Event, Goodbye, Media, RankInfo, RankKey, Text, UserAlert
 from rankscope.agent.runs.folder import rank_folder, run_folder
 from rankscope.agent.runs.naming import safe_name
@@ -111,11 +111,11 @@ class Tensorboard:
         for block in batch.blocks:
             if len(block.step) and block.columns:
                 file.append(self._rows(block.columns).encode(block))
+        self._summaries[rank.key.project, rank.key.run].update(rank, batch)
         for item in batch.events:
             self._event(file, rank, session, item)
         file.progress.sessions[session] = batch.last
         file.touch()
-        self._summaries[rank.key.project, rank.key.run].update(rank, batch)
 
     def _rows(self, columns: tuple[Column, ...]) -> Rows:
         rows = self._shapes.get(columns)
@@ -141,6 +141,10 @@ class Tensorboard:
         if not well:
             file.append(event(goodbye.step, goodbye.time, text("end", _how(goodbye))))
         self._open.get(rank.key, set()).discard(rank.session)
+        best = self._summaries[rank.key.project, rank.key.run].best(rank.key.rank)
+        if best:  # HPARAMS shows the last value of a scalar: this makes a column of the best
+            values = [scalar(f"best/{name}", value) for name, value in best.items()]
+            file.append(event(goodbye.step, goodbye.time, *values))
         progress = file.progress
         if progress.newest[2] != session:
             return  # a later attempt is on its way: this is not how the run ended

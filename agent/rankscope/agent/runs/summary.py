@@ -6,10 +6,10 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 from rankscope.agent.model import Batch, End, Goodbye, RankInfo
-from rankscope.agent.runs.extremes import Extremes, to_json
+from rankscope.agent.runs.extremes import Extremes, JsonNumber, to_json
 from rankscope.agent.runs.folder import replace_file
 from rankscope.agent.runs.naming import safe_name
 from rankscope.agent.runs.roles import Roles
@@ -18,6 +18,11 @@ EVERY = 5.0  # seconds between two writings while nothing ends
 ATTEMPTS = 100  # sessions of a rank that are kept
 HIGHER_IS_BETTER = {"accuracy", "val_accuracy", "samples_per_second", "tokens_per_second"}
 LOWER_IS_BETTER = {"loss", "val_loss"}
+
+
+class _Best(TypedDict):
+    value: float
+    step: int
 
 
 class Summary:
@@ -149,13 +154,19 @@ class Summary:
             "best": self._best(metrics),
         }
 
-    def _best(self, metrics: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-        best: dict[str, dict[str, object]] = {}
+    def best(self, rank: int) -> dict[str, float]:
+        """Return the best values by name, where they are those of this rank."""
+        if rank != self._rank:
+            return {}
+        return {name: found["value"] for name, found in self._best(self._extremes.to_json()).items()}
+
+    def _best(self, metrics: Mapping[str, Mapping[str, JsonNumber]]) -> dict[str, _Best]:
+        best: dict[str, _Best] = {}
         for name, figures in metrics.items():
             role = self._roles.of(name)
             key = "min" if role in LOWER_IS_BETTER else "max" if role in HIGHER_IS_BETTER else ""
             if key and key in figures:
-                best[name] = {"value": figures[key], "step": figures[f"{key}_step"]}
+                best[name] = {"value": float(figures[key]), "step": int(figures[f"{key}_step"])}
         return best
 
     def _restore(self) -> None:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 from lightning.pytorch.loggers import Logger  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
 from rankscope import sdk
 from rankscope.sdk import _session
+
+
+def _init(project: str | None, name: str | None, config: Mapping[str, object]) -> None:
+    """Begin a run; ranks that Lightning itself has started are told who they are, and that they are one run."""
+    alone = not (dist.is_available() and dist.is_initialized()) or "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    if alone:
+        sdk.init(project, name, config)
+        return
+    local = os.environ.get("LOCAL_RANK", "0")
+    launcher = os.getpid() if local == "0" else os.getppid()  # the first rank starts the others
+    told = {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size()), "LOCAL_RANK": local}
+    before = {key: os.environ.get(key) for key in told}
+    os.environ.update(told)
+    try:
+        port = os.environ.get("MASTER_PORT", "")
+        sdk.init(project, name, config, id=os.environ.get("RANKSCOPE_RUN_ID") or f"lightning-{launcher}-{port}")
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 class RankscopeLogger(Logger):  # type: ignore[misc] # pyright: ignore[reportUntypedBaseClass]
@@ -49,7 +73,7 @@ class RankscopeLogger(Logger):  # type: ignore[misc] # pyright: ignore[reportUnt
 
     def _begin(self) -> None:
         if _session.current is None:
-            sdk.init(self._project, self._name, self._config)
+            _init(self._project, self._name, self._config)
 
 
 class RankscopeCallback(Callback):  # type: ignore[misc] # pyright: ignore[reportUntypedBaseClass]
@@ -63,7 +87,7 @@ class RankscopeCallback(Callback):  # type: ignore[misc] # pyright: ignore[repor
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if _session.current is None:
-            sdk.init(config=dict(getattr(pl_module, "hparams", {})))
+            _init(None, None, dict(getattr(pl_module, "hparams", {})))
         if self._watch:
             sdk.watch(pl_module, every=self._every)
         self._enter("data")
