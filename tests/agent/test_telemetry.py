@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rankscope.agent.model import Histogram, RankInfo, RankKey
+from rankscope.agent.model import Histogram, Metric, RankInfo, RankKey, Sample
 from rankscope.agent.runs.state import Node
 from rankscope.agent.telemetry import Telemetry
 
@@ -70,6 +70,9 @@ def test_its_own_cost_grows_with_work() -> None:
 
 
 def test_versions_are_known() -> None:
-    [labels] = read(Telemetry(driver={"driver_version": "580.1"}), "agent_build_info")
+    node = Node("host-a")
+    driver = Metric("gpu_driver_info", "info", "Driver.", ("driver_version", "nvml_version", "cuda_version"))
+    node.observe("gpu", [Sample(driver, 1.0, ("580.1", "12.580", "13.0"))], 1.0)
+    [labels] = read(Telemetry(), "agent_build_info", node)
     assert labels[0] not in ("", "unknown")
-    assert labels[3] == "580.1"
+    assert labels[2:] == ("12.580", "580.1", "13.0")

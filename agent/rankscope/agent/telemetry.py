@@ -80,7 +80,6 @@ class Telemetry:
 
     started: float = field(default_factory=time.time)
     samplers: dict[str, SamplerHealth] = field(default_factory=dict[str, SamplerHealth])
-    driver: Mapping[str, str] = field(default_factory=dict[str, str])  # nvml_version, driver_version, cuda_version
     series: int = 0
     _dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     _seen: dict[tuple[str, str, int], dict[str, int]] = field(
@@ -117,7 +116,7 @@ class Telemetry:
 
     def samples(self, node: Node) -> Iterator[Sample]:
         """Yield the agent's own samples."""
-        driver = (self.driver.get(key, "") for key in ("nvml_version", "driver_version", "cuda_version"))
+        driver = _driver(node)
         yield Sample(BUILD_INFO, 1.0, (agent_version(), platform.python_version(), *driver))
         yield Sample(START_TIME, self.started)
         self._gather(node)
@@ -143,3 +142,12 @@ class Telemetry:
                 self.dropped(reason, max(0, count - before.get(reason, 0)))
             known[rank.info.key] = dict(rank.refused)
         self._seen = known
+
+
+def _driver(node: Node) -> tuple[str, str, str]:
+    """Return the versions of NVML, driver and CUDA as the GPU sampler saw them last, "" where it saw none."""
+    for sample in node.samples.get("gpu", ()):
+        if sample.metric.name == "gpu_driver_info":
+            labels = dict(zip(sample.metric.labels, sample.labels, strict=True))
+            return labels.get("nvml_version", ""), labels.get("driver_version", ""), labels.get("cuda_version", "")
+    return "", "", ""
