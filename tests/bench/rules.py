@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rankscope.agent.component import Rule
 from rankscope.agent.commands.diagnose import default_rules
+from rankscope.agent.component import Rule
 from rankscope.agent.model import Batch, Block, Column, RankInfo, RankKey
 from rankscope.agent.reports.readers.opening import find
 from rankscope.agent.reports.replay import Replay
@@ -85,7 +85,8 @@ def log(rows: int) -> tuple[float, int]:
 
 def main() -> None:
     print(
-        f"all {len(default_rules())} rules over {RANKS} ranks × {len(NAMES)} metrics and {len(PHASES)} phases, a step a second"
+        f"all {len(default_rules())} rules over {RANKS} ranks × {len(NAMES)} metrics and {len(PHASES)} "
+        "phases, a step a second"
     )
     print(f"{'steps so far':>14} {'CPU a second, median':>22} {'worst':>10}")
     for history in (500, 5000):
@@ -94,7 +95,8 @@ def main() -> None:
     rows = 100_000
     spent, size = log(rows)
     print(
-        f"\ndiagnose of JSONL: {rows / spent:,.0f} steps a second of CPU, {1e6 / rows * spent:.0f} s for a million ({size / 1e6:.0f} MB here)"
+        f"\ndiagnose of JSONL: {rows / spent:,.0f} steps a second of CPU, {1e6 / rows * spent:.0f} s for a "
+        f"million ({size / 1e6:.0f} MB here)"
     )
 
 

@@ -27,7 +27,7 @@ def full(value: float) -> list[float | None]:
 
 @pytest.mark.parametrize(("rule", "name"), [(DeadActivations, "dead_frac"), (SaturatedActivations, "saturated_frac")])
 def test_most_units_out_of_work_is_found_and_few_or_once_is_not(
-    rule: type[DeadActivations] | type[SaturatedActivations], name: str
+    rule: type[DeadActivations | SaturatedActivations], name: str
 ) -> None:
     once = full(0.1)
     once[100] = 0.95
@@ -88,7 +88,8 @@ class TestUpdateRatioOutOfRange:
 
 class TestGradientVanishing:
     def found(self, first: float, last: float, loss: float = 2.3) -> list[Finding]:
-        metrics = {"grad_norm_first": full(first), "grad_norm_last": full(last), "loss": [2.3] * 20 + [loss] * (N - 20)}
+        losses: list[float | None] = [2.3] * 20 + [loss] * (N - 20)
+        metrics = {"grad_norm_first": full(first), "grad_norm_last": full(last), "loss": losses}
         return check_rule(GradientVanishing, rows_of(metrics))
 
     def test_a_gradient_lost_on_its_way_is_found(self) -> None:

@@ -1,4 +1,6 @@
-"""LossPlateau, LossDivergence, LossOscillation: what curves of all scales fire, and what odd but healthy ones do not."""
+"""LossPlateau, LossDivergence, LossOscillation: what curves of all scales fire, and what odd but healthy ones do
+not.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from rankscope.agent.component import Rule
-from rankscope.agent.model import Batch, Block, Expect, Finding, Heartbeat, Incomplete, Metric, RankInfo, RankKey, Sample
-from rankscope.agent.reports.recorded import START, check_rule, fired_by, findings, rows_of
+from rankscope.agent.model import (
+    Batch,
+    Block,
+    Expect,
+    Finding,
+    Heartbeat,
+    Incomplete,
+    Metric,
+    RankInfo,
+    RankKey,
+    Sample,
+)
+from rankscope.agent.reports.recorded import START, check_rule, findings, fired_by, rows_of
 from rankscope.agent.reports.replay import Replay
 from rankscope.agent.reports.rows import Row
 from rankscope.agent.rules.data_loader_bottleneck import DataLoaderBottleneck
@@ -27,7 +38,9 @@ def training(steps: int = 100, seconds: float = 1.0, ranks: int = 1) -> tuple[No
     found = [node.attach(RankInfo(RankKey("p", "r", i), 1, "id"), 0.0) for i in range(ranks)]
     step = np.arange(steps)
     for rank in found:
-        rank.apply(Batch(0, 0, (Block((), step, step * seconds, np.empty((steps, 0))),)), steps * seconds)
+        rank.apply(
+            Batch(0, 0, (Block((), step, step.astype(np.float64) * seconds, np.empty((steps, 0))),)), steps * seconds
+        )
     return node, found
 
 

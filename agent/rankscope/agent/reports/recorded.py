@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from rankscope.agent.model import Finding
 from rankscope.agent.reports.replay import Fired, Replay
 from rankscope.agent.reports.rows import Row, chunk_of
 
-Values: TypeAlias = Sequence[float | None] | NDArray[np.float64]
+Values: TypeAlias = Sequence[float | None] | NDArray[np.floating[Any]]
 START = 1.7e9  # Unix seconds of the first row
 
 

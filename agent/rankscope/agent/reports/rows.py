@@ -75,7 +75,9 @@ def chunk_of(rows: Iterable[Row]) -> Chunk:
 
 
 def chunks(rows: Iterable[Row], size: Callable[[], int] = lambda: CHUNK) -> Iterator[Chunk]:
-    """Cut rows into chunks: of `size()` rows, before each jump of the clock, and after each sign of life without a step."""
+    """Cut rows into chunks: of `size()` rows, before each jump of the clock, and after each sign of life without a
+    step.
+    """
     held: list[Row] = []
     last = math.nan
     usual = 0.0  # seconds between rows, a running mean that jumps do not move

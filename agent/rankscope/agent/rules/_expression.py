@@ -1,4 +1,6 @@
-"""A user's condition on metrics, such as `val_accuracy < 0.5`: parsed by a whitelist, so that it can do nothing else."""
+"""A user's condition on metrics, such as `val_accuracy < 0.5`: parsed by a whitelist, so that it can do nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ LONGEST = 500
 
 
 class Expression:
-    """A condition; `names` are the metrics that it reads. Names with `/ . -` in them stand in quotes: `"val/acc" < 0.5`."""
+    """A condition; `names` are the metrics that it reads. Names with `/ . -` in them stand in quotes: `"val/acc" <
+    0.5`.
+    """
 
     def __init__(self, text: str) -> None:
         """Raises ValueError, one line, when it is none."""

@@ -1,4 +1,6 @@
-"""A window of the newest values, kept sorted: median, quantiles and extremes at any moment for the price of one insert."""
+"""A window of the newest values, kept sorted: median, quantiles and extremes at any moment for the price of one
+insert.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Spread:
         self._sorted.clear()
 
     def quantile(self, q: float) -> float:
-        """Return the value below which the share `q` of the window lies (nearest rank). Raises IndexError when empty."""
+        """Return the value below which the share `q` of the window lies (nearest rank). Raises IndexError when
+        empty.
+        """
         return self._sorted[int(q * (len(self._sorted) - 1) + 0.5)]
 
     @property
@@ -48,7 +52,9 @@ class Spread:
 
     @property
     def sigma(self) -> float:
-        """A standard deviation that outliers do not move: the interquartile range over that of a normal distribution."""
+        """A standard deviation that outliers do not move: the interquartile range over that of a normal
+        distribution.
+        """
         return (self.quantile(0.75) - self.quantile(0.25)) / IQR_OF_NORMAL
 
     def farther(self, value: float) -> float:

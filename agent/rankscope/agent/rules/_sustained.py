@@ -6,7 +6,9 @@ from typing import Literal
 
 
 class Sustained:
-    """Holds when the newest `points` points, spanning `steps` steps at least, were all bad; over after as many good ones."""
+    """Holds when the newest `points` points, spanning `steps` steps at least, were all bad; over after as many good
+    ones.
+    """
 
     __slots__ = ("_bad", "_good", "_since", "holds", "points", "steps")
 

@@ -26,8 +26,8 @@ class DataLoaderBottleneck:
 
     Needs `data_seconds` (the phase `data`: `batches()` measures it, or the run logs it) and the seconds of the steps.
 
-    Defaults: `threshold` 0.4 of the step over 50 steps; TraceML warns of any overhead from 10 % on, and names the input where
-    it is most of the gap. SageMaker's Dataloader rule looked at processes, not at time.
+    Defaults: `threshold` 0.4 of the step over 50 steps; TraceML warns of any overhead from 10 % on, and names the input
+    where it is most of the gap. SageMaker's Dataloader rule looked at processes, not at time.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

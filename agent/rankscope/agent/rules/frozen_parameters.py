@@ -20,13 +20,13 @@ class FrozenParameters:
 
     Fires when the share of unchanged parameters exceeds `threshold`, or where only the ratio of update to weight is
     known, when that is below `ratio`, at `points` logged values in a row that span `steps` steps. A learning rate that
-    has come down to less than a hundredth of its peak may leave weights as they are: then it is silent. So it is when most
-    parameters never changed and the loss falls all the same: adapters train few parameters on purpose.
+    has come down to less than a hundredth of its peak may leave weights as they are: then it is silent. So it is when
+    most parameters never changed and the loss falls all the same: adapters train few parameters on purpose.
 
     Needs `unchanged_fraction` or `update_ratio`; uses `lr`, `loss`.
 
-    Defaults: SageMaker's UnchangedTensor looks at 3 steps, its WeightUpdateRatio takes 1e-8. `threshold` 0.9, `ratio` 1e-9,
-    3 values over 20 steps, so that the steps a loss scaler skips are none.
+    Defaults: SageMaker's UnchangedTensor looks at 3 steps, its WeightUpdateRatio takes 1e-8. `threshold` 0.9, `ratio`
+    1e-9, 3 values over 20 steps, so that the steps a loss scaler skips are none.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

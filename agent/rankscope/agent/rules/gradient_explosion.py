@@ -20,11 +20,13 @@ from rankscope.agent.runs.state import Node, Run
 class GradientExplosion:
     """The gradient norm is many times what it was, or not finite, at several steps in a row.
 
-    Fires at `times` the median of the last `window` norms, above the largest of them and by `logarithm` deviations of their logarithm
-    (the norms of small batches span powers of ten), at `several` of the last 5 points; or when the upper norms of the last points have grown to `grown` times what they were when the loss was at its
-    best, while the loss has become worse; or when the norm is not finite at `endless` points in a row. One large norm is no explosion: clipping takes care
-    of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale. Nor is it one while the loss falls below what it was, or when the loss jumped first: then LossSpike tells it. A norm that grows
-    slowly over a run, as they do, moves its median along.
+    Fires at `times` the median of the last `window` norms, above the largest of them and by `logarithm` deviations of
+    their logarithm (the norms of small batches span powers of ten), at `several` of the last 5 points; or when the
+    upper norms of the last points have grown to `grown` times what they were when the loss was at its best, while the
+    loss has become worse; or when the norm is not finite at `endless` points in a row. One large norm is no explosion:
+    clipping takes care of it, and so does a loss scaler of the few infinite ones it makes when it looks for its scale.
+    Nor is it one while the loss falls below what it was, or when the loss jumped first: then LossSpike tells it. A norm
+    that grows slowly over a run, as they do, moves its median along.
 
     Needs `grad_norm`, 20 points of it; uses `loss` and `lr`.
 

@@ -21,14 +21,14 @@ class GradientVanishing:
     """The gradient does not arrive: it is nearly 0 in the first layer, or in all, while the loss is still high.
 
     With the norms of the first and the last layer (from `watch()`, or logged) the gradient vanishes on its way when the
-    first is below the share `ratio` of the last and below `first`. Without them the whole norm counts, below `whole`. Either
-    must hold for `points` logged values that span `steps` steps, and the loss must stand above a tenth of what it was at
-    the start: a model that has learned its data by heart has no gradient left, and that is well.
+    first is below the share `ratio` of the last and below `first`. Without them the whole norm counts, below `whole`.
+    Either must hold for `points` logged values that span `steps` steps, and the loss must stand above a tenth of what
+    it was at the start: a model that has learned its data by heart has no gradient left, and that is well.
 
     Needs `grad_norm`, or `first_layer_grad_norm` with `last_layer_grad_norm`; uses `loss`.
 
-    Defaults: AUTOTRAINER (ICSE 2021) has `ratio` 1e-3 and `first` 1e-4; ratios of layers know no scale, where SageMaker's
-    mean of 1e-7 fails under loss scaling. `whole` 1e-7.
+    Defaults: AUTOTRAINER (ICSE 2021) has `ratio` 1e-3 and `first` 1e-4; ratios of layers know no scale, where
+    SageMaker's mean of 1e-7 fails under loss scaling. `whole` 1e-7.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

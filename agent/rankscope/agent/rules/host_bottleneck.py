@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from rankscope.agent.model import Cause, FloatArray, Finding, Incomplete, Seconds, Severity, Span, Verdict
+from rankscope.agent.model import Cause, Finding, FloatArray, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._ranks import each_rank
@@ -23,8 +23,8 @@ class HostBottleneck:
 
     Needs the CPU sampler (`system_cpu_seconds_total`) and the GPU sampler (`gpu_utilization_ratio`).
 
-    Defaults: SageMaker's CPUBottleneck takes 0.9 for the CPU and 0.1 for the GPU in half of the samples; a GPU at 0.1 is an extreme,
-    so `gpu` is 0.7, as in its LowGPUUtilization. `window` 60 s.
+    Defaults: SageMaker's CPUBottleneck takes 0.9 for the CPU and 0.1 for the GPU in half of the samples; a GPU at 0.1
+    is an extreme, so `gpu` is 0.7, as in its LowGPUUtilization. `window` 60 s.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

@@ -14,11 +14,13 @@ from rankscope.agent.runs.state import Node, Run
 
 @dataclass(eq=False)
 class LearningRateAnomaly:
-    """The learning rate is not finite or negative, stays 0 while training goes on, or jumps above all that it was before.
+    """The learning rate is not finite or negative, stays 0 while training goes on, or jumps above all that it was
+    before.
 
-    Warm-up, decay, steps down and warm restarts (back to a former peak, or below it) are schedules, and silent. A rate of 0
-    counts after `steps` steps and 20 points: as a warning when it was never anything else, as advice when a schedule has come
-    to its end. A jump counts when the rate goes in one step above `jump` times its former peak, after 20 points.
+    Warm-up, decay, steps down and warm restarts (back to a former peak, or below it) are schedules, and silent. A rate
+    of 0 counts after `steps` steps and 20 points: as a warning when it was never anything else, as advice when a
+    schedule has come to its end. A jump counts when the rate goes in one step above `jump` times its former peak, after
+    20 points.
 
     Needs `lr`.
 
@@ -77,7 +79,10 @@ class _Rates(Fold[LearningRateAnomaly]):
                     f"it was {figure(self.before)} at the point before, and never above {figure(self.peak)}",
                     "check milestones, warm restarts, and that a resumed run restores its scheduler",
                 )
-                summary = f"learning rate jumped from {figure(self.before)} to {figure(value)}, {value / self.peak:.0f} times its peak"
+                summary = (
+                    f"learning rate jumped from {figure(self.before)} to {figure(value)}, "
+                    f"{value / self.peak:.0f} times its peak"
+                )
                 self.episodes.begin(place.finding(summary, step, time, value, (cause,)))
             self.peak = max(self.peak, value)
         self.before = value

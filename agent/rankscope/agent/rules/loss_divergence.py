@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from rankscope.agent.model import Severity, Span, Verdict
@@ -19,14 +20,14 @@ class LossDivergence:
     """The training loss goes up and stays up: above where it began, or by most of what was learned.
 
     The level now is the median of the last `points` points. It diverges when it lies above the loss at the start by
-    `above_start` of it and by 4 deviations, or when it has undone the share `undone` of what was learned for `steps` steps
-    without coming down again. It is over when neither has been so for as many steps.
+    `above_start` of it and by 4 deviations, or when it has undone the share `undone` of what was learned for `steps`
+    steps without coming down again. It is over when neither has been so for as many steps.
 
     Needs `loss`, 20 points of it; uses `lr` and `grad_norm`. Points of steps that are trained again do not count.
 
-    Defaults: SageMaker's LossNotDecreasing calls a rise of 5 % in 10 steps; that is the noise of most runs. `above_start`
-    0.25; `undone` 0.5 for 50 steps; `points` 9, so that 4 outliers in a row are none. Severity critical: what runs on
-    is lost.
+    Defaults: SageMaker's LossNotDecreasing calls a rise of 5 % in 10 steps; that is the noise of most runs.
+    `above_start` 0.25; `undone` 0.5 for 50 steps; `points` 9, so that 4 outliers in a row are none. Severity critical:
+    what runs on is lost.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -120,6 +121,6 @@ class _Loss(Fold[LossDivergence]):
 
 def _start(first: list[float]) -> float:
     """Return the loss at the start: the median of its first values, or the very first where they blow up from it."""
-    if all(b > a for a, b in zip(first, first[1:], strict=False)) and first[-1] > 10 * abs(first[0]):
+    if all(b > a for a, b in pairwise(first)) and first[-1] > 10 * abs(first[0]):
         return first[0]
     return sorted(first)[len(first) // 2]

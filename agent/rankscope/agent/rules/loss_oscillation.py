@@ -20,15 +20,15 @@ from rankscope.agent.runs.state import Node, Run
 class LossOscillation:
     """The training loss swings far and lastingly: up and down in turn, or many times wider than it did before.
 
-    Noise alone is no oscillation, however wide. Two things are: losses that go up and down in turn (their changes
-    point the other way each time: a correlation below `turns` between neighbours where noise has -0.5), and swings that have
-    become `wider` times what they were in the calmest stretch of the run. Either must span the share `swing` of what the run
-    has learned, over the last `points` points.
+    Noise alone is no oscillation, however wide. Two things are: losses that go up and down in turn (their changes point
+    the other way each time: a correlation below `turns` between neighbours where noise has -0.5), and swings that have
+    become `wider` times what they were in the calmest stretch of the run. Either must span the share `swing` of what
+    the run has learned, over the last `points` points.
 
     Needs `loss`, twice `points` of it; uses `lr` and `grad_norm`.
 
-    Defaults: AUTOTRAINER calls a run unstable when its accuracy swings by 0.03 in a fifth of its epochs. `wider` 6, `swing` 0.15,
-    `turns` -0.85 (unreachable for noise over 100 points), `points` 100.
+    Defaults: AUTOTRAINER calls a run unstable when its accuracy swings by 0.03 in a fifth of its epochs. `wider` 6,
+    `swing` 0.15, `turns` -0.85 (unreachable for noise over 100 points), `points` 100.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

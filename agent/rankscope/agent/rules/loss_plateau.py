@@ -21,8 +21,8 @@ class LossPlateau:
     """The training loss has not fallen for most of the run: it never learned, or stopped early.
 
     Every run ends on a plateau, and noise makes any ten losses look flat, so a short window says nothing. This rule
-    looks at the share `flat` of the run so far, all but its beginning, in four quarters, and fires only when the last one
-    surely (by two standard errors) lies less than the share `progress` below the first two: where noise hides how
+    looks at the share `flat` of the run so far, all but its beginning, in four quarters, and fires only when the last
+    one surely (by two standard errors) lies less than the share `progress` below the first two: where noise hides how
     much was gained it waits for more points. It is asked only after `steps` steps and 100 points, and not while the
     learning rate is in its warm-up. A run that has learned until lately is silent, however slow it has become.
 
@@ -94,7 +94,8 @@ class _Loss(Fold[LossPlateau]):
         start = float(np.median(self.first))
         gain, error = _gain(quarters)
         learned = max(0.0, start - min(float(np.median(quarter)) for quarter in quarters))
-        # What a run that learns would gain: in proportion to the loss, or to what it learned where the loss is large. One
+        # What a run that learns would gain: in proportion to the loss, or to what it learned where the loss is
+        # large. One
         # that has hardly begun may be slow.
         slow = learned < 0.05 * abs(start)
         goal = rule.progress / 4 * abs(stuck_at) if slow else rule.progress * min(abs(stuck_at), learned)
@@ -126,7 +127,9 @@ class _Loss(Fold[LossPlateau]):
 
 
 def _gain(quarters: list[FloatArray]) -> tuple[float, float]:
-    """Return by how much the last quarter lies below the two first, and the standard error of that; outliers do not count."""
+    """Return by how much the last quarter lies below the two first, and the standard error of that; outliers do not
+    count.
+    """
     levels = [float(np.median(quarter)) for quarter in quarters]
     steps = np.diff(np.concatenate(quarters))  # differences of neighbours see the noise and not the trend
     noise = float(np.median(np.abs(steps - np.median(steps)))) / 0.6745 / math.sqrt(2)

@@ -17,13 +17,15 @@ from rankscope.agent.runs.state import Node, Run
 class LossScaleCollapse:
     """The loss scale falls to below 1, or is halved again and again: the gradients overflow at every scale.
 
-    A scaler that starts high halves its scale some times in the beginning and now and then later; that is its job. It has
-    collapsed below `least`, or when it fell by the factor `fall` within `steps` steps after the first `settle` ones.
+    A scaler that starts high halves its scale some times in the beginning and now and then later; that is its job. It
+    has collapsed below `least`, or when it fell by the factor `fall` within `steps` steps after the first `settle`
+    ones.
 
     Needs `grad_scale` (`watch()`, or logged); uses `grad_norm` and `lr`.
 
-    Defaults: torch's GradScaler starts at 65,536 and doubles after 2,000 good steps. `least` 1, below which half precision
-    loses gradients that it is there to save; `fall` 256, 8 halvings, in 100 steps; `settle` 100. Severity critical: next comes NaN.
+    Defaults: torch's GradScaler starts at 65,536 and doubles after 2,000 good steps. `least` 1, below which half
+    precision loses gradients that it is there to save; `fall` 256, 8 halvings, in 100 steps; `settle` 100. Severity
+    critical: next comes NaN.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

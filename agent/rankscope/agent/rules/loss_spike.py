@@ -24,18 +24,19 @@ class LossSpike:
     The level is the median of the last `window` points, its noise their interquartile range, so the rule knows no
     absolute loss and works for tiny, huge and negative ones alike. One point fires when it lies `single` deviations
     above the level *and* `tail` times as far as the farthest of the window did (batches of few samples have losses with
-    long tails); `several` of the last 5 points fire at `sustained` deviations. Either way the jump must undo at
-    least the share `undo` of what the run has learned since its start, which keeps a run that has converged to 1e-4 from
-    crying over 1e-3; and positive losses must also stand out in their logarithm, by `logarithm` deviations. While a spike lasts the level stands still; when the loss stays up for a whole window, that is its
-    new level (a curriculum, a new data set). A lone outlier makes the rule expect others of its size.
+    long tails); `several` of the last 5 points fire at `sustained` deviations. Either way the jump must undo at least
+    the share `undo` of what the run has learned since its start, which keeps a run that has converged to 1e-4 from
+    crying over 1e-3; and positive losses must also stand out in their logarithm, by `logarithm` deviations. While a
+    spike lasts the level stands still; when the loss stays up for a whole window, that is its new level (a curriculum,
+    a new data set). A lone outlier makes the rule expect others of its size.
 
-    Needs `loss`, 20 points of it; uses `grad_norm` and `lr`. After a restart that goes back, the points of the
-    steps that are trained again no longer count.
+    Needs `loss`, 20 points of it; uses `grad_norm` and `lr`. After a restart that goes back, the points of the steps
+    that are trained again no longer count.
 
     Defaults: llm-foundry's KillLossSpike asks for 5 losses in a row above twice the mean of 100; Megatron-LM for one
     above 10 times the largest of the first 100. `window` 128 points is between a fast and a steady level; 10 and 5
-    deviations are beyond what a normal or a moderately heavy-tailed noise gives in a million points; `undo` 0.1. Severity
-    warning: most spikes recover by themselves.
+    deviations are beyond what a normal or a moderately heavy-tailed noise gives in a million points; `undo` 0.1.
+    Severity warning: most spikes recover by themselves.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

@@ -26,13 +26,14 @@ class LowGpuUtilization:
 
     Utilisation is the share of time in which any kernel ran, so it says that a GPU is idle, never that it is used well.
     Sampled values are judged over the last `window` seconds and only while the rank makes steps (start-up, long
-    evaluations that were announced and a stalled run are no matter of this rule); a run that logs its own
-    utilisation at every step is judged over the last `steps` steps, of which there must be 20 points.
+    evaluations that were announced and a stalled run are no matter of this rule); a run that logs its own utilisation
+    at every step is judged over the last `steps` steps, of which there must be 20 points.
 
     Needs `gpu_utilization_ratio` of the node's GPU sampler, or the role `gpu_utilization`. Uses the phases of the step.
 
     Defaults: SageMaker's LowGPUUtilization calls a GPU under-used below 70 % at the 95th percentile of 500 samples (4
-    minutes); TraceML calls under 30 % low and under 70 % moderate. `threshold` 0.5 of the mean over 2 minutes lies between.
+    minutes); TraceML calls under 30 % low and under 70 % moderate. `threshold` 0.5 of the mean over 2 minutes lies
+    between.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

@@ -20,9 +20,9 @@ from rankscope.agent.runs.state import Node, Rank, Run
 class MetricThreshold:
     """A condition of your own on logged metrics, such as `val_accuracy < 0.5` or `loss > 2 * val_loss and lr > 0`.
 
-    Names are those that the run logs, or roles; names with `/`, `.` or `-` stand in quotes: `"eval/accuracy" < 0.5`. There
-    are `+ - * /`, comparisons, `and or not`, and the functions abs, min, max, log, exp, sqrt, isnan, isfinite. Every
-    metric counts with its newest value, and the condition is judged whenever one of them comes.
+    Names are those that the run logs, or roles; names with `/`, `.` or `-` stand in quotes: `"eval/accuracy" < 0.5`.
+    There are `+ - * /`, comparisons, `and or not`, and the functions abs, min, max, log, exp, sqrt, isnan, isfinite.
+    Every metric counts with its newest value, and the condition is judged whenever one of them comes.
 
     Needs the metrics that it names. Is silent for the first `after` (steps or seconds).
 

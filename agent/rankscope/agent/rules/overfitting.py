@@ -20,17 +20,17 @@ class Overfitting:
     """The validation loss rises from its best value while the training loss goes on falling or stands still.
 
     Evaluations are few and noisy, so one bad evaluation means nothing. The rule looks at all evaluations since the best
-    one: there must be `patience` of them, a trend test (Mann-Kendall) must call them rising beyond doubt, and the median of
-    the newest three must lie the share `rise` and twice the noise above the level around the best while the training loss fell by `falls` since; where that
-    stands still (or is not logged) the share must be `alone`. A training loss that rises as well is a divergence, and one
-    that never fell has nothing to overfit. A gap between training and validation loss alone is none: dropout and
-    augmentation make one either way.
+    one: there must be `patience` of them, a trend test (Mann-Kendall) must call them rising beyond doubt, and the
+    median of the newest three must lie the share `rise` and twice the noise above the level around the best while the
+    training loss fell by `falls` since; where that stands still (or is not logged) the share must be `alone`. A
+    training loss that rises as well is a divergence, and one that never fell has nothing to overfit. A gap between
+    training and validation loss alone is none: dropout and augmentation make one either way.
 
     Needs `val_loss`; uses `loss`. Tells the best step, to which one would go back.
 
     Defaults: SageMaker's Overfit fires at once on a gap of 10 %, its Overtraining after 10 evaluations without a new
-    optimum; FIELD proposes a rising validation loss over at least 3 evaluations. `patience` 5 and a trend of 2.5 standard
-    deviations leave little to chance; `rise` 5 %, `falls` 10 %, `alone` 50 %.
+    optimum; FIELD proposes a rising validation loss over at least 3 evaluations. `patience` 5 and a trend of 2.5
+    standard deviations leave little to chance; `rise` 5 %, `falls` 10 %, `alone` 50 %.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -111,7 +111,8 @@ class _Evaluations(Fold[Overfitting]):
         best = self.steps[self.best]
         self.episodes.begin(
             place.finding(
-                f"validation loss rose from {figure(self.values[self.best])} at step {best}, its best, to {figure(newest)}",
+                f"validation loss rose from {figure(self.values[self.best])} at step {best}, its best, to "
+                f"{figure(newest)}",
                 step,
                 time,
                 newest,

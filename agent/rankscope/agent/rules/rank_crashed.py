@@ -17,8 +17,8 @@ SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11
 class RankCrashed:
     """A rank ended by an exception, a signal or an exit status that is not 0, or vanished without a word.
 
-    The first rank to end is the one to look at: the others end because it did, and are told with it. Running out of memory
-    is told by RankOutOfMemory.
+    The first rank to end is the one to look at: the others end because it did, and are told with it. Running out of
+    memory is told by RankOutOfMemory.
 
     Needs the rank's last word (its goodbye), which its sender gives even when the process was killed.
 
@@ -57,7 +57,8 @@ class RankCrashed:
                 Cause(
                     "something killed the process",
                     how,
-                    "look for the kernel's or the container's memory limit, the scheduler's time limit, or whoever sent the signal",
+                    "look for the kernel's or the container's memory limit, the scheduler's time limit, "
+                    "or whoever sent the signal",
                 )
             )
         elif goodbye.signal == 15:

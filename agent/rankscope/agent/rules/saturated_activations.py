@@ -13,13 +13,14 @@ from rankscope.agent.runs.state import Node, Run
 
 @dataclass(eq=False)
 class SaturatedActivations:
-    """Most units of a layer are saturated: their sigmoid or tanh lies where its slope is nearly 0, so they no longer learn.
+    """Most units of a layer are saturated: their sigmoid or tanh lies where its slope is nearly 0, so they no longer
+    learn.
 
     Needs `saturated_fraction`, the share of saturated units (what `watch()` gives, or the run logs). It must exceed
     `threshold` at `points` logged values in a row that span `steps` steps.
 
-    Defaults: `threshold` 0.5 as SageMaker's SaturatedActivation, which calls an input of tanh beyond 9.4999 and of sigmoid
-    below -23 or above 17 saturated; 5 values over 30 steps, so that one odd batch is none.
+    Defaults: `threshold` 0.5 as SageMaker's SaturatedActivation, which calls an input of tanh beyond 9.4999 and of
+    sigmoid below -23 or above 17 saturated; 5 values over 30 steps, so that one odd batch is none.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -51,6 +52,7 @@ class _Shares(Fold[SaturatedActivations]):
             cause = Cause(
                 "inputs of sigmoid or tanh are too large",
                 f"{value:.0%} of the units lie where the slope is nearly 0",
-                "normalise inputs and layers, use Xavier initialisation, a smaller learning rate, or ReLU-like activations",
+                "normalise inputs and layers, use Xavier initialisation, a smaller learning rate, or "
+                "ReLU-like activations",
             )
             self.episodes.begin(place.finding(f"{value:.0%} of the units are saturated", step, time, value, (cause,)))

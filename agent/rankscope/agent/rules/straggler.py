@@ -21,16 +21,17 @@ from rankscope.agent.runs.state import Node, Rank, Run
 class Straggler:
     """One rank takes longer for its own part of the steps than the others do, steadily or again and again.
 
-    In data-parallel training the steps of all ranks take equally long, because the fast ones wait inside of the backward
-    pass. So what counts is the part that a rank does alone: its own step seconds where the run logs them, else data and
-    forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of the others;
-    or when it is `burst` times as slow in the share `often` of them, and no other rank in more than a third of that.
+    In data-parallel training the steps of all ranks take equally long, because the fast ones wait inside of the
+    backward pass. So what counts is the part that a rank does alone: its own step seconds where the run logs them, else
+    data and forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of
+    the others; or when it is `burst` times as slow in the share `often` of them, and no other rank in more than a third
+    of that.
 
-    Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be told
-    from a faster other, so `ratio` counts twice).
+    Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be
+    told from a faster other, so `ratio` counts twice).
 
-    Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of the step.
-    `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
+    Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of
+    the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

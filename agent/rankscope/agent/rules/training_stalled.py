@@ -20,15 +20,15 @@ from rankscope.agent.runs.state import Node, Rank, Run
 class TrainingStalled:
     """No step has ended for far longer than any step before took, and the rank has not said that it would.
 
-    The limit is `factor` times the longest interval between the last 512 steps, which holds the evaluations and checkpoints among them, and at
-    least `least`. While the rank says that it evaluates or saves (`phase()`), or until what it announced by
-    `expect()`, the limit is at least `announced`. Before the first steps there is nothing to compare with: `first`.
-    A rank that has ended is another rule's matter.
+    The limit is `factor` times the longest interval between the last 512 steps, which holds the evaluations and
+    checkpoints among them, and at least `least`. While the rank says that it evaluates or saves (`phase()`), or until
+    what it announced by `expect()`, the limit is at least `announced`. Before the first steps there is nothing to
+    compare with: `first`. A rank that has ended is another rule's matter.
 
     Needs the time of steps. Uses heartbeats, phases and the GPUs' utilisation and power.
 
-    Defaults: NVRx waits 5 times the longest interval seen; NCCL gives up after 10 minutes; SageMaker takes 30 minutes, and 20
-    for the first step. `factor` 5, `least` 60 s, `first` 20 min, `announced` 30 min. Severity critical.
+    Defaults: NVRx waits 5 times the longest interval seen; NCCL gives up after 10 minutes; SageMaker takes 30 minutes,
+    and 20 for the first step. `factor` 5, `least` 60 s, `first` 20 min, `announced` 30 min. Severity critical.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -64,10 +64,8 @@ class TrainingStalled:
 
     def _limit(self, rank: Rank) -> float:
         ends = rank.step_seconds.time[-512:]  # of steps, or of every k-th where only that is logged
-        if len(ends) < WARM:
-            limit = self.first
-        else:
-            limit = max(self.least, self.factor * float(np.max(np.diff(ends))))
+        known = len(ends) >= WARM
+        limit = max(self.least, self.factor * float(np.max(np.diff(ends)))) if known else self.first
         heartbeat = rank.heartbeat
         if heartbeat is not None and heartbeat.phase in ("eval", "checkpoint"):
             limit = max(limit, self.announced)
@@ -122,7 +120,8 @@ def _spinning(here: Around, now: float) -> Cause | None:
     return Cause(
         "a collective waits for a rank that does not come",
         evidence,
-        "look at the stacks of all ranks (rankscope stacks): the one outside of the collective is the culprit; set TORCH_NCCL_TRACE_BUFFER_SIZE=2000",
+        "look at the stacks of all ranks (rankscope stacks): the one outside of the collective is the "
+        "culprit; set TORCH_NCCL_TRACE_BUFFER_SIZE=2000",
     )
 
 

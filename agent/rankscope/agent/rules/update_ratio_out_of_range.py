@@ -18,14 +18,14 @@ from rankscope.agent.runs.state import Node, Run
 class UpdateRatioOutOfRange:
     """The size of an update against the size of the weights is out of range at several logged values in a row.
 
-    About 1e-3 is usual. Above `large` the weights are no longer those that were trained; below `small` training stands still.
-    Updates become small when the schedule ends: below `small` counts only while the learning rate stands above a hundredth of
-    its peak, or where the ratio was never larger.
+    About 1e-3 is usual. Above `large` the weights are no longer those that were trained; below `small` training stands
+    still. Updates become small when the schedule ends: below `small` counts only while the learning rate stands above a
+    hundredth of its peak, or where the ratio was never larger.
 
     Needs `update_ratio` (`watch()`, or logged); uses `lr`.
 
-    Defaults: SageMaker's WeightUpdateRatio takes 10 and 1e-8. `large` 0.3: an update of a third of the weights, again and again, is
-    no training any more; `small` 1e-8; 3 values over 20 steps.
+    Defaults: SageMaker's WeightUpdateRatio takes 10 and 1e-8. `large` 0.3: an update of a third of the weights, again
+    and again, is no training any more; `small` 1e-8; 3 values over 20 steps.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"

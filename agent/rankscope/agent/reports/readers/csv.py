@@ -15,7 +15,7 @@ def read(stream: IO[str], bad: list[str]) -> Iterator[Row]:
     """Yield the rows of a CSV stream; empty cells were not logged. Without a column of steps, lines are steps."""
     head = stream.readline()
     delimiter = max(",;\t", key=head.count)
-    names = next(csv.reader([head], delimiter=delimiter), [])
+    names = next(csv.reader([head], delimiter=delimiter), list[str]())
     names = [name.strip() for name in names]
     step_name, time_name, rank_name = column(names, STEP), column(names, TIME), column(names, RANK)
     if len(names) < 2 and step_name is None and not names:

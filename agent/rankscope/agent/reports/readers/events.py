@@ -1,5 +1,9 @@
 """Reads TensorBoard's event files, whatever wrote them, up to the last whole record."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# TensorBoard's generated messages come without types.
+
 from __future__ import annotations
 
 import struct

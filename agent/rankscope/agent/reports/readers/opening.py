@@ -68,7 +68,9 @@ def find(path: Path) -> list[Record]:
 
 
 def _folder(folder: Path) -> list[Record]:
-    """Return the runs in a folder: the ranks of a run folder together, every other folder with event files by itself."""
+    """Return the runs in a folder: the ranks of a run folder together, every other folder with event files by
+    itself.
+    """
     groups: dict[Path, list[Path]] = {}
     for file in sorted(folder.rglob(f"{EVENTS}*")):
         owner = file.parent.parent if _RANK.search(file.parent.name) else file.parent
@@ -104,7 +106,8 @@ def _read(file: Path, raw: IO[bytes], bad: list[str]) -> Iterator[Row]:
 
         yield from events.read(raw, bad, rank)
         return
-    stream = io.TextIOWrapper(gzip.open(raw) if file.suffix == ".gz" else raw, errors="replace", newline="")
+    plain = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+    stream = io.TextIOWrapper(plain, errors="replace", newline="")
     head = stream.read(65536)
     stream.seek(0)
     reader = kind(file.name.removesuffix(".gz"), head)
@@ -116,10 +119,12 @@ def _read(file: Path, raw: IO[bytes], bad: list[str]) -> Iterator[Row]:
 
 def kind(name: str, head: str) -> Callable[[IO[str], list[str]], Iterator[Row]]:
     """Return the reader of a file by its name, and by its beginning where that does not tell."""
-    if name.endswith(".csv") or name.endswith(".tsv"):
+    if name.endswith((".csv", ".tsv")):
         return csv.read
-    if name.endswith(".jsonl") or name.endswith(".ndjson"):
+    if name.endswith((".jsonl", ".ndjson")):
         return jsonl.read
+    if name.startswith("trainer_state"):
+        return trainer_state.read
     first = next((line.strip() for line in head.splitlines() if line.strip()), "")
     if name.endswith(".json") and ('"log_history"' in head or not first.endswith("}")):
         return trainer_state.read

@@ -1,4 +1,6 @@
-"""Reads text logs: lines that name a step and numbers, as `step 120: loss 2.31 lr 1e-3` or `{'loss': 2.3, 'epoch': 1}`."""
+"""Reads text logs: lines that name a step and numbers, as `step 120: loss 2.31 lr 1e-3` or `{'loss': 2.3, 'epoch':
+1}`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from rankscope.agent.reports.rows import Row
 
 NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 STEP = re.compile(
-    r"""(?:^|[\s\[({|,'"])(?:global[_ ]?step|training step|steps?|iteration|iters?|it)['"]?\s*[:=#]?\s*(\d[\d,]*)(?:\s*/\s*\d[\d,]*)?""",
+    r"""(?:^|[\s\[({|,'"])(?:global[_ ]?step|training step|steps?|iteration|iters?|it)['"]?\s*[:=#]?\s*"""
+    r"""(\d[\d,]*)(?:\s*/\s*\d[\d,]*)?""",
     re.I,
 )
 PAIR = re.compile(rf"""([A-Za-z_][\w./-]*(?: (?:loss|norm|rate|scale))?)['"]?\s*[:=]?\s*({NUMBER})(?![\w.])""", re.I)

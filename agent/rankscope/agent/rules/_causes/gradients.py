@@ -36,7 +36,8 @@ def exploding(here: Around) -> Cause | None:
         return None
     return Cause(
         "the gradient explodes",
-        f"the gradient norm went from {figure(usual)}, its median before, to {figure(top)} ({figure(top / usual)} times)"
+        f"the gradient norm went from {figure(usual)}, its median before, to {figure(top)} "
+        f"({figure(top / usual)} times)"
         if usual > 0
         else f"the gradient norm went from 0 to {figure(top)}",
         f"clip the gradient norm, to about {figure(2 * usual)} for example, and lower the learning rate",

@@ -18,7 +18,8 @@ def fault(here: Around) -> Cause | None:
         if (not mine or uuid in mine) and abs(when - here.time) <= NEAR:
             return Cause(
                 "the GPU is failing",
-                f"GPU {gpu} reported XID {xid} {abs(when - here.time):.0f} s {'before' if when <= here.time else 'after'} it",
+                f"GPU {gpu} reported XID {xid} {abs(when - here.time):.0f} s "
+                f"{'before' if when <= here.time else 'after'} it",
                 "take the node out of service, run the vendor's diagnostics, go on from the last checkpoint elsewhere",
             )
     for labels, series in here.node.windows("gpu_ecc_errors_total"):
@@ -28,7 +29,8 @@ def fault(here: Around) -> Cause | None:
         if len(recent) > 1 and recent[-1] > recent[0]:
             return Cause(
                 "the GPU's memory is failing",
-                f"GPU {labels[0]} counted {recent[-1] - recent[0]:.0f} uncorrectable memory errors within a minute of it",
+                f"GPU {labels[0]} counted {recent[-1] - recent[0]:.0f} uncorrectable memory errors within "
+                "a minute of it",
                 "reset the GPU; if errors come back, have it replaced",
             )
     return None

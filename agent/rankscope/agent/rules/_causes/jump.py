@@ -34,7 +34,10 @@ def bad_batch(here: Around) -> Cause | None:
     at = here.at("loss")
     if at is None or usual is None:
         return None
-    fix = f"look at the batch of step {here.step}: wrong labels, unscaled inputs, a broken file; clip gradients, so that one batch cannot do much"
+    fix = (
+        f"look at the batch of step {here.step}: wrong labels, unscaled inputs, a broken file; clip "
+        "gradients, so that one batch cannot do much"
+    )
     if len(values) > 1:
         up = sorted(rank for rank, value in values.items() if value - usual > (at - usual) / 2)
         if len(up) > len(values) / 2:

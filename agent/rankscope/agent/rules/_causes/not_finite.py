@@ -67,7 +67,10 @@ def _bad_batch(here: Around) -> Cause | None:
     good = len(values) - len(bad)
     series = here.rank.role("loss")
     if bad and good:
-        evidence = f"at step {here.step} only {names(bad)} had it; {good} other {'rank' if good == 1 else 'ranks'} had a finite loss"
+        evidence = (
+            f"at step {here.step} only {names(bad)} had it; {good} other "
+            f"{'rank' if good == 1 else 'ranks'} had a finite loss"
+        )
     elif series is not None and len(after := series.value[series.step > here.step][:4]) and np.isfinite(after).all():
         evidence = f"the loss at the next {'step' if len(after) == 1 else f'{len(after)} steps'} was finite again"
     else:
@@ -75,7 +78,8 @@ def _bad_batch(here: Around) -> Cause | None:
     return Cause(
         "a bad batch",
         evidence,
-        f"look at the batch of step {here.step} for empty, huge or NaN inputs and labels; skip steps whose loss is not finite",
+        f"look at the batch of step {here.step} for empty, huge or NaN inputs and labels; skip steps whose "
+        "loss is not finite",
     )
 
 
@@ -89,11 +93,15 @@ def _division(here: Around) -> Cause | None:
     evidence = f"the loss was {figure(last)} one step before, with no rise" if math.isfinite(last) else ""
     before = here.before("grad_norm", 1)
     if found is not None and len(before) and math.isfinite(float(before[-1])):
-        evidence += f"{'; ' if evidence else ''}the gradient norm was {figure(float(before[-1]))}, its median {figure(found[0])}"
+        evidence += (
+            f"{'; ' if evidence else ''}the gradient norm was {figure(float(before[-1]))}, its median "
+            f"{figure(found[0])}"
+        )
     if not evidence:
         return None
     return Cause(
         "a logarithm of zero or a division by zero",
         evidence,
-        "add an epsilon in log, sqrt, norms and divisions (means over masks that may be empty, above all); find the place with torch.autograd.detect_anomaly",
+        "add an epsilon in log, sqrt, norms and divisions (means over masks that may be empty, above "
+        "all); find the place with torch.autograd.detect_anomaly",
     )

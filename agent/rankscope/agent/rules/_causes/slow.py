@@ -29,7 +29,10 @@ def data_loading(here: Around) -> Cause | None:
     phases = phases_of(here.rank)
     if phases is None or "data" not in phases.seconds or phases.share("data") < MUCH:
         return None
-    evidence = f"waiting for data takes {phases.share('data'):.0%} of a step ({figure(phases.seconds['data'])} of {figure(phases.step)} s)"
+    evidence = (
+        f"waiting for data takes {phases.share('data'):.0%} of a step ({figure(phases.seconds['data'])} of "
+        f"{figure(phases.step)} s)"
+    )
     fixes: list[str] = []
     workers = here.setting("num_workers", "workers")
     if workers is not None:
@@ -62,13 +65,17 @@ def host(here: Around) -> Cause | None:
     phases = phases_of(here.rank)
     if phases is None or phases.open < MUCH:
         return None
-    evidence = f"{phases.open:.0%} of a step ({figure(phases.open * phases.step)} of {figure(phases.step)} s) is in no phase: neither data nor compute"
+    evidence = (
+        f"{phases.open:.0%} of a step ({figure(phases.open * phases.step)} of {figure(phases.step)} s) is "
+        "in no phase: neither data nor compute"
+    )
     if _busy_host(here):
         evidence += "; the CPU cores are busy"
     return Cause(
         "work on the host between the steps",
         evidence,
-        "look for logging, .item(), checkpoints or Python loops between the steps; a stack sample of the rank shows them",
+        "look for logging, .item(), checkpoints or Python loops between the steps; a stack sample of the "
+        "rank shows them",
     )
 
 

@@ -103,7 +103,8 @@ def broken_data(here: Around) -> Cause | None:
     return Cause(
         "inputs and labels do not belong together",
         evidence,
-        "let the model overfit one batch; look at inputs and labels as the model gets them (shuffling, masks, tokenizer)",
+        "let the model overfit one batch; look at inputs and labels as the model gets them (shuffling, "
+        "masks, tokenizer)",
     )
 
 
