@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ class TestUpdateRatioOutOfRange:
 
 class TestGradientVanishing:
     def found(self, first: float, last: float, loss: float = 2.3) -> list[Finding]:
-        losses: list[float | None] = [2.3] * 20 + [loss] * (N - 20)
+        losses: Sequence[float | None] = [*[2.3] * 20, *[loss] * (N - 20)]
         metrics = {"grad_norm_first": full(first), "grad_norm_last": full(last), "loss": losses}
         return check_rule(GradientVanishing, rows_of(metrics))
 
