@@ -26,6 +26,7 @@ from rankscope.agent.demo.stage import AgentProcess, agent
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers"
+KEYS = ("median", "p99", "cold", "beside", "added")
 CONTEST = Path(__file__).parent / "peers" / "contest.py"
 OURS = {
     "floor": "floor: keywords into a memory map",
@@ -64,7 +65,8 @@ def run(name: str, running: AgentProcess, folder: Path) -> dict[str, float] | No
     if not python.exists():
         return None
     address = f"unix:{folder}/nobody.sock" if name == "rankscope_no_agent" else f"unix:{running.socket}"
-    environ = {**os.environ, "RANKSCOPE_AGENT": address, "RANKSCOPE_SPOOL": f"{folder}/spool"}
+    spool = tempfile.mkdtemp(dir=folder)  # its own: senders also deliver what others left behind
+    environ = {**os.environ, "RANKSCOPE_AGENT": address, "RANKSCOPE_SPOOL": spool}
     stopped = name == "rankscope_stopped_agent"
     if stopped:
         os.kill(running.process.pid, signal.SIGSTOP)
@@ -106,15 +108,13 @@ def main() -> None:
                 time.sleep(0.5)
     table = Table(title=f"five scalars a call, µs, medians of {given.rounds} rounds; steps of 2 ms")
     table.add_column("")
-    for column in ("call", "p99", "added to a step", "CPU a step, all processes"):
+    for column in ("call", "p99", "call in a step", "CPU beside it", "added to a step"):
         table.add_column(column, justify="right")
     for name, label in labels.items():
         rounds = found[name]
-        cells = (
-            [statistics.median(r[key] for r in rounds) for key in ("median", "p99", "added", "cpu")] if rounds else []
-        )
+        cells = [statistics.median(r[key] for r in rounds) for key in KEYS] if rounds else []
         texts = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells]
-        table.add_row(label, *(texts or ["not here"] * 4))
+        table.add_row(label, *(texts or ["not here"] * 5))
     Console(width=120).print(table)
 
 
