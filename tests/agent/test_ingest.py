@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
+from rankscope.agent.component import Unsafe
 from rankscope.agent.ingest import Ingest
 from rankscope.agent.model import Batch, Block, Column, End, Goodbye, RankInfo, RankKey
 from rankscope.agent.runs.state import Node
@@ -21,6 +22,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.full = False
+        self.lost: set[RankKey] = set()  # ranks whose folders cannot be written
+        self._ranks: dict[int, RankKey] = {}
         self.written: list[tuple[int, int]] = []
         self.safe: dict[int, int] = {}
         self._last: dict[int, int] = {}
@@ -30,12 +33,15 @@ class Memory:
 
     def write(self, rank: RankInfo, batch: Batch) -> None:
         self.written.append((batch.first, batch.last))
+        self._ranks[rank.session] = rank.key
         self._last[rank.session] = batch.last
 
     def commit(self) -> None:
         if self.full:
             raise OSError(errno.ENOSPC, "no space left on device")
-        self.safe.update(self._last)
+        self.safe.update({key: last for key, last in self._last.items() if self._ranks[key] not in self.lost})
+        if self.lost & set(self._ranks.values()):
+            raise Unsafe("cannot write there", frozenset(self.lost))
 
     def close(self) -> None:
         self.commit()
@@ -86,6 +92,21 @@ async def test_nothing_is_acknowledged_while_the_disk_is_full(make: Make) -> Non
         await asyncio.wait_for(session.saved(), 1.2)
     record.full = False
     assert await asyncio.wait_for(session.saved(), 5) == 1
+
+
+async def test_a_rank_whose_folder_cannot_be_written_holds_up_no_other(make: Make) -> None:
+    record = Memory()
+    record.lost = {INFO.key}
+    ingest = make(record)
+    other = RankInfo(RankKey("p", "r-1", 1), session=2, run_id="r")
+    bad, good = await ingest.open(INFO), await ingest.open(other)
+    await bad.take(rows(1, 5))
+    await good.take(rows(1, 7))
+    assert await asyncio.wait_for(good.saved(), 5) == 7
+    assert bad.safe == 0
+    await ingest.open(RankInfo(RankKey("p", "r-1", 2), session=3, run_id="r"))
+    record.lost = set()
+    assert await asyncio.wait_for(bad.saved(), 5) == 5
 
 
 async def test_a_session_is_refused_while_the_record_cannot_be_written(make: Make) -> None:

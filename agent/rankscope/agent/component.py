@@ -15,7 +15,7 @@ from dataclasses import dataclass, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from rankscope.agent.model import Batch, Heartbeat, Metric, RankInfo, Sample, Severity, Span, Verdict
+from rankscope.agent.model import Batch, Heartbeat, Metric, RankInfo, RankKey, Sample, Severity, Span, Verdict
 
 if TYPE_CHECKING:
     from rankscope.agent.runs.state import Node, Run
@@ -49,6 +49,14 @@ class Rule(Protocol):
         ...
 
 
+class Unsafe(OSError):
+    """Records of some ranks could not be made safe, and are kept for the next try; those of all others are safe."""
+
+    def __init__(self, message: str, ranks: frozenset[RankKey]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
 class Exporter(Protocol):
     """Takes every point of every rank, in order, once. Calls come from one thread, never two at a time."""
 
@@ -61,7 +69,7 @@ class Exporter(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make all that was written so far safe. Raises OSError when it cannot; nothing is acknowledged then."""
+        """Make all that was written so far safe. Raises Unsafe where it cannot, with whose records are not."""
         ...
 
     def close(self) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from rankscope.agent.component import Exporter
+from rankscope.agent.component import Exporter, Unsafe
 from rankscope.agent.model import Batch, Goodbye, Heartbeat, RankInfo, RankKey
 from rankscope.agent.runs.state import Node, Rank
 
@@ -44,7 +45,8 @@ class _Writer:
         def job() -> None:
             try:
                 if self._dirty:  # what an earlier stream of this session sent must be safe first
-                    self._commit()
+                    with contextlib.suppress(Unsafe):  # of others: where it is this rank, the record does not begin
+                        self._commit()
                 safe = self._record.begin(rank)
             except OSError as error:
                 loop.call_soon_threadsafe(_fail, done, error)
@@ -64,10 +66,20 @@ class _Writer:
         self._urgent = self._urgent or any(isinstance(event, Goodbye) for event in batch.events)
 
     def _commit(self) -> None:
-        self._record.commit()
+        """Acknowledge what is safe. Raises OSError where something is not."""
+        failed: Unsafe | None = None
+        try:
+            self._record.commit()
+        except Unsafe as error:
+            failed = error
         dirty, self._dirty, self._urgent = self._dirty, {}, False
         for session, last in dirty.items():
-            session.loop.call_soon_threadsafe(session.set_safe, last)
+            if failed is not None and session.rank.key in failed.ranks:
+                self._dirty[session] = last
+            else:
+                session.loop.call_soon_threadsafe(session.set_safe, last)
+        if failed is not None:
+            raise failed
 
     def _run(self) -> None:
         due = time.monotonic() + COMMIT_EVERY

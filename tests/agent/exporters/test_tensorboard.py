@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from rankscope.agent.component import Unsafe
 from rankscope.agent.exporters.tensorboard import Tensorboard
 from rankscope.agent.model import Batch, Column, End, Goodbye, RankInfo, Text, UserAlert
 
@@ -253,8 +254,12 @@ def test_one_rank_that_cannot_be_written_does_not_hold_up_the_others(tmp_path: P
     folder(tmp_path, 0).symlink_to(moved)
     for number in (0, 1):
         record.write(rank(number, session=number), losses(1, 5))
-    with pytest.raises(OSError, match="is a link: remove it"):
+    with pytest.raises(Unsafe, match="is a link: remove it") as error:
         record.commit()
+    assert error.value.ranks == {rank(0).key}
+    with pytest.raises(OSError, match="is a link: remove it"):
+        record.begin(rank(0, session=0))
+    assert record.begin(rank(1, session=1)) == 5
     assert len(scalars(folder(tmp_path, 1), "loss")) == 5
     folder(tmp_path, 0).unlink()
     moved.rename(folder(tmp_path, 0))

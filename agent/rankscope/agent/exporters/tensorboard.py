@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rankscope.agent.component import Unsafe
 from rankscope.agent.exporters import _hparams as hparams
 from rankscope.agent.exporters._event_file import EventFile
 from rankscope.agent.exporters._media import take
@@ -53,8 +54,9 @@ class Tensorboard:
         """Return the last safe sequence number of a session (0: none). Raises OSError."""
         if not self._kept(rank):
             return self._passed.get((rank.key, rank.session), 0)
-        self.commit()  # what is pending of this session counts before it is asked for
         try:
+            if (pending := self._files.get(rank.key)) is not None:
+                self._save(rank.key, pending)  # what is pending of this session counts before it is asked for
             if not self.dir:
                 raise OSError("the record has no folder: set runs.dir")
             file = self._file(rank)
@@ -156,15 +158,13 @@ class Tensorboard:
             file.append(record)
 
     def commit(self) -> None:
-        """Make all that was written so far safe. Raises OSError with one line; nothing is lost then, only late."""
-        failed: OSError | None = None
+        """Make all that was written so far safe. Raises Unsafe, one line: what is not safe is kept, and tried again."""
+        failed: dict[RankKey, OSError] = {}
         for key, file in list(self._files.items()):
             try:
-                if file.changed:
-                    rank_folder(Path(self.dir), key)  # a link may have come since
-                    file.save()
+                self._save(key, file)
             except OSError as error:
-                failed = error
+                failed[key] = error
                 continue
             if not self._open.get(key):
                 file.close()
@@ -179,8 +179,14 @@ class Tensorboard:
                 log.warning("cannot write the summary of %s/%s: %s", *run, error.strerror or error)
             if not any(key[:2] == run for key in self._files):
                 del self._summaries[run]
-        if failed is not None:
-            raise _clear(failed) from failed
+        if failed:
+            first = next(iter(failed.values()))
+            raise Unsafe(str(_clear(first)), frozenset(failed)) from first
+
+    def _save(self, key: RankKey, file: EventFile) -> None:
+        if file.changed:
+            rank_folder(Path(self.dir), key)  # a link may have come since
+            file.save()
 
     def close(self) -> None:
         """Make what is pending safe and close all files. Raises OSError."""
