@@ -13,6 +13,7 @@ class Episode:
 
     finding: Finding
     until: float | None = None  # Unix seconds up to which it is still told after its end; None: not over
+    told: bool = False
 
     @property
     def over(self) -> bool:
@@ -43,9 +44,11 @@ class Episodes:
             current.until = now + self.hold
 
     def tell(self, now: float) -> tuple[Finding, ...]:
-        """Return the findings of all episodes that are not over, or were not yet told, or ended just now."""
+        """Return the findings of the episodes that are not over, were never told, or ended less than `hold` ago."""
         if not self._told:
             return ()
-        findings = tuple(episode.finding for episode in self._told)
-        self._told = [episode for episode in self._told if episode.until is None or now < episode.until]
-        return findings
+        now_told = [one for one in self._told if one.until is None or not one.told or now < one.until]
+        for one in now_told:
+            one.told = True
+        self._told = [one for one in now_told if one.until is None or now < one.until]
+        return tuple(one.finding for one in now_told)
