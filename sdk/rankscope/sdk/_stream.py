@@ -25,7 +25,7 @@ BATCH_RECORDS = 5_000
 BATCH_BYTES = 1_000_000
 RECORDS_A_SECOND = 20_000  # a backlog is drained no faster than this
 UNACKED_RECORDS = 15_000
-POLL_BUSY, POLL_IDLE = 0.04, 0.05  # seconds between two looks at the journal
+POLL = 0.05  # seconds between two looks at the journal
 WELCOME_SECONDS = 10.0
 SILENT_SECONDS = 30.0  # without an acknowledgement of what was sent, the stream counts as dead
 BACKOFF_FIRST, BACKOFF_MOST = 0.05, 5.0
@@ -66,6 +66,7 @@ class Delivery:
     _limit: int = BATCH_RECORDS  # records a batch; fewer while the agent refuses one of them
     _skip: set[int] = field(default_factory=set[int])  # records that the agent will not take
     _waiter: asyncio.Future[None] | None = None
+    _waits: bool = False  # for acknowledgements, before more may be sent
     _alive: float = 0.0  # when the stream last did something
     _tokens: float = RECORDS_A_SECOND
     _refilled: float = field(default_factory=time.monotonic)
@@ -152,6 +153,7 @@ class Delivery:
             room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowed(now))
             if self._limit < BATCH_RECORDS and sent > self.acked:
                 room = 0  # one of the next records is refused: find out which
+            self._waits = room <= 0
             if room > 0:
                 first, found = self.reader.read(room, BATCH_BYTES)
                 if found:
@@ -161,7 +163,7 @@ class Delivery:
                     continue
             if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
                 raise Lost("the agent acknowledges nothing")
-            await self._pause(POLL_BUSY if now - busy < 1.0 else POLL_IDLE)
+            await self._pause(POLL)
 
     def _batch(self, batches: Batches, first: int, found: Sequence[Record]) -> ingest_pb2.Batch:
         offset = self.reader.clock_offset if self.wall_offset is None else self.wall_offset()
@@ -183,7 +185,10 @@ class Delivery:
             if kind == "ack":
                 self.progress = time.monotonic()
                 self._safe(message.ack.sequence)
-                self.wake()
+                if (
+                    self.final is not None or self._waits
+                ):  # else an acknowledgement is no reason to send what little came
+                    self.wake()
             elif kind == "command" and message.command.WhichOneof("body") == "set_rate":
                 rate = message.command.set_rate
                 self.glance.set_rate(rate.what, rate.factor)
