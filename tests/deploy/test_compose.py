@@ -25,6 +25,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
+PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as every base image sets it
 TRAINING = """
 import math, time
 from rankscope import sdk
@@ -91,6 +92,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., str]
 def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make the stand-ins and build the agent's image from them; return the base image's name."""
     debian = tmp_path_factory.mktemp("debian")
+    debian.chmod(0o755)  # it becomes the root folder, which is everybody's
     engine.run(
         "debootstrap", "--variant=minbase", "--include=python3-minimal,python3-venv,ca-certificates", "stable", debian
     )
@@ -100,13 +102,15 @@ def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     (debian / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (debian / "usr/sbin/policy-rc.d").chmod(0o755)
     engine.run("tar", "-C", debian, "-cf", debian.with_suffix(".tar"), ".")
-    engine.run("docker", "import", debian.with_suffix(".tar"), "stand-in:base")
+    engine.run("docker", "import", "--change", PATH, debian.with_suffix(".tar"), "stand-in:base")
     engine.run("chroot", debian, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "sh", "-c", install)
     engine.run("tar", "-C", debian, "-cf", debian.with_suffix(".tar"), ".")
     services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
     for name, program in (("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")):
         entry = f'ENTRYPOINT ["/usr/bin/{program}"]'
-        engine.run("docker", "import", "--change", entry, debian.with_suffix(".tar"), services[name]["image"])
+        engine.run(
+            "docker", "import", "--change", PATH, "--change", entry, debian.with_suffix(".tar"), services[name]["image"]
+        )
     shutil.rmtree(debian)
     debian.with_suffix(".tar").unlink()
     build = services["agent"]["build"]
