@@ -85,6 +85,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., str]
     finally:
         process.terminate()
         process.wait(60)
+        for left in (folder / "exec" / "netns").glob("*"):  # dockerd leaves it mounted, and the folder cannot go
+            subprocess.run(["umount", str(left)], check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
