@@ -182,12 +182,50 @@ async def test_streams_wait_while_too_much_is_not_yet_on_disk(make: Make) -> Non
     record = Memory()
     session = await make(record).open(INFO)
     record.full = True
-    await session.take(rows(1, 20_001))
-    waiting = asyncio.ensure_future(session.take(rows(20_002, 20_003)))
+    await session.take(rows(1, 2_000_000))
+    waiting = asyncio.ensure_future(session.take(rows(2_000_001, 2_000_002)))
     done, _ = await asyncio.wait({waiting}, timeout=0.2)
     assert not done
     record.full = False
     await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_record_that_breaks_ends_the_stream_and_nothing_counts_as_safe(make: Make) -> None:
+    class Broken(Memory):
+        def write(self, rank: RankInfo, batch: Batch) -> None:
+            if batch.first == 2:
+                raise RuntimeError("a defect")
+            super().write(rank, batch)
+
+    record = Broken()
+    ingest = make(record)
+    session = await ingest.open(INFO)
+    await session.take(rows(1, 1))
+    assert await asyncio.wait_for(session.saved(), 5) == 1
+    await session.take(rows(2, 2))
+
+    async def go_on() -> None:
+        for sequence in range(3, 1000):
+            await session.take(rows(sequence, sequence))
+            await asyncio.sleep(0.005)
+
+    with pytest.raises(ConnectionAbortedError):
+        await go_on()
+    assert (await ingest.open(INFO)).safe == 1
+
+
+async def test_a_stream_that_waited_for_room_while_another_took_over_adds_nothing(make: Make) -> None:
+    record = Memory()
+    ingest = make(record)
+    old = await ingest.open(INFO)
+    ingest.room.clear()
+    waiting = asyncio.ensure_future(old.take(rows(1, 1)))
+    await asyncio.sleep(0)
+    await ingest.open(INFO)
+    ingest.room.set()
+    with pytest.raises(ConnectionAbortedError):
+        await waiting
+    assert record.written == []
 
 
 async def test_closing_makes_safe_what_was_taken(make: Make) -> None:

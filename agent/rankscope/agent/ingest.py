@@ -8,18 +8,20 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakSet
 
 from rankscope.agent.component import Exporter, Unsafe
-from rankscope.agent.model import Batch, Goodbye, Heartbeat, RankInfo, RankKey
+from rankscope.agent.model import Batch, Goodbye, Heartbeat, Media, RankInfo, RankKey, Text
 from rankscope.agent.runs.state import Node, Rank
 
 log = logging.getLogger("rankscope.ingest")
 
 COMMIT_EVERY = 0.5  # seconds: what an acknowledgement waits for at most
-ROOM = 20_000  # records taken and not yet on disk, over all ranks; beyond it the streams wait
+ROOM = 32 * 2**20  # bytes taken and not yet on disk, over all ranks; beyond it the streams wait
 
 
 class _Writer:
@@ -30,6 +32,8 @@ class _Writer:
         self._failed = failed
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._dirty: dict[IntakeSession, int] = {}
+        self._broken: WeakSet[IntakeSession] = WeakSet()  # of which the record refused something
+        self._seen: set[type[Exception]] = set()
         self._urgent = False
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
@@ -61,7 +65,18 @@ class _Writer:
         await asyncio.to_thread(self._thread.join, deadline)
 
     def _write(self, session: IntakeSession, batch: Batch) -> None:
-        self._record.write(session.rank, batch)
+        if session in self._broken:
+            return
+        try:
+            self._record.write(session.rank, batch)
+        except Exception as error:
+            # Nothing of this session counts as safe beyond what is: the rank sends it again, in another stream.
+            if type(error) not in self._seen:
+                self._seen.add(type(error))
+                log.exception("the record refused points of rank %d of %s", session.rank.key.rank, session.rank.key.run)
+            self._broken.add(session)
+            session.loop.call_soon_threadsafe(session.lost, batch.last - batch.first + 1)
+            return
         self._dirty[session] = batch.last
         self._urgent = self._urgent or any(isinstance(event, Goodbye) for event in batch.events)
 
@@ -109,6 +124,13 @@ class _Writer:
             self._failed(f"cannot close the record: {error}")
 
 
+def weight(batch: Batch) -> int:
+    """Return about how many bytes a batch holds in memory."""
+    rows = sum(block.value.nbytes + block.step.nbytes + block.time.nbytes for block in batch.blocks)
+    words = sum(len(event.value) if isinstance(event, Text) else 256 for event in batch.events)
+    return rows + words + sum(len(event.data) for event in batch.events if isinstance(event, Media))
+
+
 def _resolve(future: asyncio.Future[int], value: int) -> None:
     if not future.done():
         future.set_result(value)
@@ -128,6 +150,7 @@ class IntakeSession:
         self._intake = intake
         self._state = state
         self._taken = self._safe = self._reported = safe
+        self._unsafe: deque[tuple[int, int]] = deque()  # last sequence number and bytes of batches not yet on disk
         self._saved = asyncio.Event()
         self._open = True
 
@@ -136,6 +159,7 @@ class IntakeSession:
         return self._safe
 
     async def take(self, batch: Batch) -> None:
+        await self._intake.room.wait()
         if not self._open:
             raise ConnectionAbortedError("another stream goes on with this session")
         if batch.last <= self._taken:
@@ -144,10 +168,10 @@ class IntakeSession:
             raise ValueError(f"records {batch.first} to {batch.last} overlap with {self._taken}, the last one taken")
         if batch.first > self._taken + 1:
             self.refuse("gap", batch.first - self._taken - 1)
-        await self._intake.room.wait()
         self._taken = batch.last
+        self._unsafe.append((batch.last, size := weight(batch)))
         self._state.apply(batch, time.time())
-        self._intake.write(self, batch)
+        self._intake.write(self, batch, size)
 
     def beat(self, heartbeat: Heartbeat) -> None:
         self._state.beat(heartbeat, time.time())
@@ -157,9 +181,19 @@ class IntakeSession:
 
     def set_safe(self, sequence: int) -> None:
         """Records up to `sequence` are on disk (called in the event loop)."""
-        self._intake.wrote(sequence - self._safe)
         self._safe = sequence
+        self._settle(sequence)
         self._saved.set()
+
+    def lost(self, records: int) -> None:
+        """The record will not take what comes: the stream ends, and the rank goes on from what is safe."""
+        self.refuse("record_error", records)
+        self._settle(self._taken)
+        self.close()
+
+    def _settle(self, sequence: int) -> None:
+        while self._unsafe and self._unsafe[0][0] <= sequence:
+            self._intake.wrote(self._unsafe.popleft()[1])
 
     async def saved(self) -> int:
         while self._safe == self._reported:
@@ -167,11 +201,6 @@ class IntakeSession:
             await self._saved.wait()
         self._reported = self._safe
         return self._reported
-
-    @property
-    def settled(self) -> bool:
-        """True when the stream is over and all that was taken is safe."""
-        return not self._open and self._safe >= self._taken
 
     def close(self) -> None:
         if self._open:
@@ -209,9 +238,9 @@ class Ingest:
         self.changed(state, None)
         return session
 
-    def write(self, session: IntakeSession, batch: Batch) -> None:
-        """Hand a batch on to the record, or call it safe where there is none."""
-        self._waiting += batch.last - batch.first + 1
+    def write(self, session: IntakeSession, batch: Batch, size: int) -> None:
+        """Hand a batch of `size` bytes on to the record, or call it safe where there is none."""
+        self._waiting += size
         if self._waiting > ROOM:
             self.room.clear()
         if self._writer is not None:
@@ -222,8 +251,8 @@ class Ingest:
         if state is not None:
             self.changed(state, batch)
 
-    def wrote(self, records: int) -> None:
-        self._waiting = max(0, self._waiting - records)
+    def wrote(self, size: int) -> None:
+        self._waiting = max(0, self._waiting - size)
         if self._waiting <= ROOM // 2:
             self.room.set()
 
