@@ -160,7 +160,8 @@ class Delivery:
                     await call.write(ingest_pb2.FromRank(batch=self._batch(batches, first, found)))
                     sent, busy = first + len(found) - 1, now
                     self._tokens -= len(found)
-                    continue
+                    if len(found) >= min(room, 1000):  # a backlog; else let a few more come before the next write
+                        continue
             if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
                 raise Lost("the agent acknowledges nothing")
             await self._pause(POLL)
