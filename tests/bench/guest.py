@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sdk"))
-from server import Agent, wait_for
+from server import Agent, wait_for  # type: ignore[import-not-found]
 
 ROUNDS = 7
 BEGIN = """
