@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import time
@@ -54,7 +53,7 @@ class Agent:
     def __init__(self, config: Config, read: Callable[[], Config]) -> None:
         self.config = config
         self._read = read
-        hostname = os.uname().nodename
+        hostname = config.hostname
         runs = Path(config.runs.dir)
         self.node = Node(hostname, roles=Roles(config.roles))
         self.telemetry = Telemetry()
@@ -78,7 +77,8 @@ class Agent:
         host, port = listener.getsockname()[:2]
         self.config.grpc.agent_version = version("rankscope")
         scheme = "https" if web.config.ssl_certfile else "http"
-        self.config.grpc.url = f"{scheme}://{host}:{port}"
+        there = self.config.hostname if host in ("0.0.0.0", "::") else host
+        self.config.grpc.url = self.config.alerts.external_url or f"{scheme}://{there}:{port}"
         self.config.journals.agent = self.config.grpc.listen
         tasks: list[asyncio.Task[None]] = []
         try:

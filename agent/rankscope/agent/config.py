@@ -16,7 +16,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rankscope.agent.alerts.settings import Settings as AlertSettings
 from rankscope.agent.component import Exporter, Notifier, Rule, Sampler, discover
-from rankscope.agent.exporters.tensorboard import Tensorboard
 from rankscope.agent.model import Seconds, Span
 from rankscope.agent.receivers.grpc import Grpc
 from rankscope.agent.receivers.journals import Journals
@@ -50,6 +49,7 @@ class RunsConfig:
 class Config:
     """Everything that the agent is made of."""
 
+    hostname: str = field(default_factory=lambda: os.uname().nodename)  # the label of every series and alert
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
     journals: Journals = field(default_factory=Journals)
@@ -99,6 +99,8 @@ class _Builder:
         for key in tree:
             if key not in known:
                 self._unknown((key,), key, known)
+        if "hostname" in tree:
+            config.hostname = self._value(str, tree["hostname"], ("hostname",)) or config.hostname
         for name in ("http", "grpc", "journals", "runs", "alerts"):
             kind = cast("type[object]", type(getattr(config, name)))
             built = self.build(kind, tree.get(name) or {}, (name,))
@@ -107,12 +109,10 @@ class _Builder:
         config.roles = self._value(dict[str, list[str]], tree.get("roles") or {}, ("roles",)) or {}
         config.samplers = cast("dict[str, Sampler]", self._family("samplers", tree.get("samplers")))
         config.exporters = self._family("exporters", tree.get("exporters"))
-        for exporter in config.exporters.values():
-            if getattr(exporter, "dir", None) == "":  # by convention: the folder of the runs
-                setattr(exporter, "dir", config.runs.dir)  # noqa: B010 (which exporters have one is theirs to know)
-        record = config.exporters.get("tensorboard")
-        if isinstance(record, Tensorboard) and not record.dir:
-            record.dir = config.runs.dir
+        for exporter in config.exporters.values():  # what an exporter leaves empty is the agent's own
+            for name, value in (("dir", config.runs.dir), ("hostname", config.hostname)):
+                if getattr(exporter, name, None) == "":
+                    setattr(exporter, name, value)
         config.rules = self._rules(tree.get("rules"))
         config.notifiers = self._notifiers(tree.get("notifiers"))
         return config

@@ -24,6 +24,11 @@ HEAD = """\
 # Check a file with `rankscope check FILE`; a running agent takes it over on SIGHUP or POST /-/reload.
 """
 
+HOSTNAME = """\
+# The label `hostname` of every series and alert; empty: the node's own name.
+hostname: ''
+"""
+
 EXAMPLES = {
     "roles": "# Further names of what a number is, beside those that every trainer uses.\n"
     "roles: {}\n"
@@ -38,7 +43,7 @@ SECTIONS = ("http", "grpc", "journals", "runs", "alerts")
 def sample() -> str:
     """Return the sample configuration: every key with its default, explained by the component itself."""
     hints = get_type_hints(Config)
-    parts = [HEAD, *(_section(name, hints[name], 0) for name in SECTIONS), EXAMPLES["roles"]]
+    parts = [HEAD, HOSTNAME, *(_section(name, hints[name], 0) for name in SECTIONS), EXAMPLES["roles"]]
     for family in ("samplers", "exporters"):
         classes = discover(f"rankscope.agent.{family}")
         parts.append(f"{family}:  # any of them: off\n" + "\n".join(_section(n, c, 1) for n, c in classes.items()))

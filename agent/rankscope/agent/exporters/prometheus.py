@@ -30,7 +30,7 @@ class Prometheus:
     """
 
     series_budget: int = 20_000
-    hostname: str = ""  # "": the node's own name, as os.uname() gives it
+    hostname: str = ""  # "": the agent's
     values: list[str] = field(default_factory=lambda: ["*"])  # scalars of the users' own that are exported, as patterns
     values_per_run: int = 32
     series: int = field(default=0, init=False)  # on the newest page
@@ -39,7 +39,6 @@ class Prometheus:
     def __post_init__(self) -> None:
         if self.series_budget < 1:
             raise ValueError("series_budget must be at least 1")
-        self.hostname = self.hostname or os.uname().nodename
 
     @property
     def selection(self) -> Selection:
@@ -58,7 +57,7 @@ class Prometheus:
         for metric, value, labels in samples:
             family = families.get(metric.name)
             if family is None:
-                family = families[metric.name] = _Family(metric, self.hostname)
+                family = families[metric.name] = _Family(metric, self.hostname or os.uname().nodename)
             elif family.metric is not metric and not family.same(metric):
                 self.refused[MALFORMED] += 1
                 continue
