@@ -38,5 +38,6 @@ def cli() -> None:
     rankscope agent                  watch this node: run it once on each
     rankscope diagnose PATH          the same rules over logs that exist already
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a reader of a pipe sees each line when it is written
+    out: object = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(line_buffering=True)  # a reader of a pipe sees each line when it is written

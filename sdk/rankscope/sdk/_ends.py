@@ -132,7 +132,7 @@ def _allocator() -> dict[str, float]:
     except Exception:  # noqa: BLE001 (the device may be what failed)
         guard.failed("finish")
         return {}
-    names = ("allocated_bytes.all.current", "allocated_bytes.all.peak", "reserved_bytes.all.current")
-    names += ("reserved_bytes.all.peak", "inactive_split_bytes.all.current", "num_ooms")
+    names = [f"{what}_bytes.all.{when}" for what in ("allocated", "reserved") for when in ("current", "peak")]
+    names += ["inactive_split_bytes.all.current", "num_ooms"]
     found = {name: float(stats[name]) for name in names if name in stats}
     return {**found, "device_free_bytes": float(free), "device_total_bytes": float(total)}

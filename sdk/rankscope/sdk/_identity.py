@@ -69,7 +69,7 @@ def _torchrun(environ: Mapping[str, str]) -> tuple[Identity, tuple[str, ...]] | 
     given = environ["TORCHELASTIC_RUN_ID"]
     job = environ.get("SLURM_JOB_ID", "")
     if world == local:
-        shared = ("torchrun", given, launch)
+        shared: tuple[str, ...] = ("torchrun", given, launch)
     else:
         meeting = (environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", ""))
         shared = ("torchrun", given, *meeting, job, environ.get("SLURM_STEP_ID", ""))

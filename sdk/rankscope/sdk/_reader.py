@@ -108,6 +108,7 @@ class Reader:
             os.close(file)  # not begun yet
             return False
         self._close()
+        begins: int
         _, begins, self.clock_offset = records.SEGMENT.unpack(head)
         self._file, self._first = file, begins
         self._offset = records.SEGMENT.size

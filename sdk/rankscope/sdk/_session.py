@@ -85,7 +85,7 @@ class Session:
         spent = phases.spent
         if not spent:
             layout = self._known.get(tuple(values))
-            cells = values.values()
+            cells: Iterable[object] = values.values()
         elif phases.owner == _thread():
             layout = self._known.get((tuple(values), tuple(spent)))
             cells = (*values.values(), *spent.values())

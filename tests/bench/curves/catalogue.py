@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +182,7 @@ def faulty(seed: int) -> Iterator[Plan]:
         labels=edge,
     )
 
-    def timing(data: float, host: float) -> object:
+    def timing(data: float, host: float) -> Callable[[int, random.Random], dict[str, float]]:
         def parts(step: int, rng: random.Random) -> dict[str, float]:
             slow = step >= at
             compute = 0.2 * 2.718 ** (0.1 * rng.gauss(0, 1))
@@ -206,14 +206,14 @@ def faulty(seed: int) -> Iterator[Plan]:
         1000,
         timing=timing(0.5, 0.02),
         labels=[label("data_bottleneck", at, at + 300), *late],
-    )  # type: ignore[arg-type]
+    )
     yield Plan(
         f"f-host-{seed}",
         models.mixture(seed),
         1000,
         timing=timing(0.01, 0.6),
         labels=[label("low_gpu_utilisation", at, at + 300), *late],
-    )  # type: ignore[arg-type]
+    )
 
     def uneven(steady: bool) -> object:
         def seconds(step: int, rng: random.Random) -> list[float]:

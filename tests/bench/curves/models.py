@@ -119,7 +119,8 @@ class _Characters(nn.Module):
             hidden = self.body(hidden + self.place(torch.arange(length)), mask=mask, is_causal=True)
         else:
             hidden, _ = self.body(hidden)
-        return self.head(hidden)
+        logits: Tensor = self.head(hidden)
+        return logits
 
 
 def text(seed: int, kind: str, samples: int = 0) -> Task:
