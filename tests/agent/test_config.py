@@ -41,8 +41,8 @@ def test_a_key_with_a_typing_mistake_names_its_line_and_what_was_meant(tmp_path:
 
 def test_rules_may_be_written_as_their_files_are_named(tmp_path: Path) -> None:
     assert "LossSpike" not in dict(read(tmp_path, "rules: {loss_spike: off}").rules)
-    (line,) = mistakes(tmp_path, "rules: {low_gpu_utilization: {tresh: 3}}")
-    assert line == "rankscope.yaml:1: rules.low_gpu_utilization.tresh: unknown, did you mean threshold?"
+    (line,) = mistakes(tmp_path, "rules: {loss_spike: {tresh: 3}}")
+    assert line == "rankscope.yaml:1: rules.loss_spike.tresh: unknown, did you mean threshold?"
 
 
 def test_a_rule_that_does_not_exist(tmp_path: Path) -> None:

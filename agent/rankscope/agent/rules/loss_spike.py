@@ -22,7 +22,7 @@ class LossSpike:
     """The training loss jumps far above its recent level: one point very far, or several far enough.
 
     The level is the median of the last `window` points, its noise their interquartile range, so the rule knows no
-    absolute loss and works for tiny, huge and negative ones alike. One point fires when it lies `single` deviations
+    absolute loss and works for tiny, huge and negative ones alike. One point fires when it lies `threshold` deviations
     above the level *and* `tail` times as far as the farthest of the window did (batches of few samples have losses with
     long tails); `several` of the last 5 points fire at `sustained` deviations. Either way the jump must undo at least
     the share `undo` of what the run has learned since its start, which keeps a run that has converged to 1e-4 from
@@ -44,7 +44,7 @@ class LossSpike:
     severity: Severity = "warning"
     for_: Span = field(default_factory=Span)
     window: int = 128  # points that make the level
-    single: float = 10.0  # deviations for one point
+    threshold: float = 10.0  # deviations for one point
     tail: float = 3.0  # times the farthest point of the window
     sustained: float = 5.0  # deviations for several points
     logarithm: float = 4.0  # deviations of the losses' logarithm
@@ -160,7 +160,7 @@ class _Memory:
             return None
         material = above >= rule.undo * max(start - min(self.best, level), usual)
         many = f"{above / sigma:.0f} deviations" if sigma > 0 else "far"
-        strong = material and above > max(rule.single * sigma, rule.tail * usual, 1.5 * self._lone)
+        strong = material and above > max(rule.threshold * sigma, rule.tail * usual, 1.5 * self._lone)
         # Where losses span powers of ten a lone one far up may be a single hard sample: two of three are not.
         alone = far > rule.logarithm and (far > 1.5 * rule.logarithm or spread.log_sigma < WIDE)
         if strong and (alone or any(list(self._far)[-2:])):
