@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from rankscope import sdk
 from rankscope.sdk import testing
-from rankscope.sdk.torch import _pace
+from rankscope.sdk.torch import _clipping, _pace
+from rankscope.sdk.torch._layers import norms_of
 
 
 @pytest.fixture(autouse=True)
@@ -375,6 +377,160 @@ def test_a_model_compiled_after_watch_has_no_graph_break(sent: testing.Captured)
     compiled: Any = torch.compile(model, backend="aot_eager")
     train(compiled, optimizer, 5)
     assert not torch._dynamo.utils.counters["graph_break"]
+    assert sent.scalar("grad_norm")
+
+
+def by_module(model: nn.Module, most: float) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+
+
+def by_name(model: nn.Module, most: float) -> None:
+    clip_grad_norm_(list(model.parameters()), most)
+
+
+def by_value(model: nn.Module, most: float) -> None:
+    torch.nn.utils.clip_grad_value_(model.parameters(), most / 100)
+
+
+def by_layer(model: nn.Module, most: float) -> None:
+    for layer in model.children():
+        clip_grad_norm_(list(layer.parameters()), most)
+
+
+def twice(model: nn.Module, most: float) -> None:
+    torch.nn.utils.clip_grad_value_(model.parameters(), most / 100)
+    clip_grad_norm_(model.parameters(), most / 2)
+
+
+def by_the_largest(model: nn.Module, most: float) -> None:
+    clip_grad_norm_(model.parameters(), most / 100, norm_type=math.inf)
+
+
+def norm_of(model: nn.Module) -> float:
+    return float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+
+
+@pytest.mark.parametrize("clip", [by_module, by_name, by_value, by_layer, twice, by_the_largest])
+def test_norms_before_clipping_and_what_clipping_left(
+    sent: testing.Captured, clip: Callable[[nn.Module, float], None]
+) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=3)
+    before: list[float] = []
+    left: list[float] = []
+    for _ in range(7):
+        optimizer.zero_grad()
+        for _ in range(2):
+            model(torch.randn(16, 8)).square().mean().backward()
+        before.append(norm_of(model))
+        clip(model, 0.01)
+        left.append(norm_of(model))
+        optimizer.step()
+        sdk.log(loss=1.0)
+    assert dict(sent.scalar("grad_norm")) == pytest.approx({step: before[step] for step in (0, 3, 6)})
+    assert dict(sent.scalar("grad_norm_clipped")) == pytest.approx({step: left[step] for step in (0, 3, 6)})
+    assert left[6] < before[6] / 2
+    assert math.hypot(*(last(sent, f"grad_norm/{layer}") for layer in ("0", "2"))) == pytest.approx(before[6])
+
+
+def test_nothing_is_said_of_clipping_where_there_is_none(sent: testing.Captured) -> None:
+    model, other = small(), small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=1)
+    other(torch.randn(4, 8)).sum().backward()
+    clip_grad_norm_(other.parameters(), 0.1)
+    train(model, optimizer, 2)
+    assert len(sent.scalar("grad_norm")) == 2
+    assert not sent.scalar("grad_norm_clipped")
+
+
+def test_what_clipping_saw_of_a_step_that_was_skipped_is_forgotten(sent: testing.Captured) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=1)
+    for scale in (1e6, 1.0):
+        optimizer.zero_grad()
+        (model(torch.randn(4, 8)).square().mean() * scale).backward()
+        norm = float(clip_grad_norm_(model.parameters(), 0.1))
+        if norm < 1e3:
+            optimizer.step()
+    ((_, value),) = sent.scalar("grad_norm")
+    assert value == pytest.approx(norm)
+
+
+def test_two_optimizers_of_one_model_have_norms_before_clipping_of_their_own(sent: testing.Captured) -> None:
+    model = small()
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2)]
+    sdk.watch(model, every=2)
+    norms: list[list[float]] = [[], []]
+    for _ in range(5):
+        model.zero_grad()
+        model(torch.randn(4, 8)).sum().backward()
+        for i, optimizer in enumerate(optimizers):
+            norms[i].append(float(clip_grad_norm_(model[2 * i].parameters(), 0.1)))
+            optimizer.step()
+        sdk.log(loss=1.0)
+    for i, prefix in enumerate(("", "optimizer1/")):
+        assert [value for _, value in sent.scalar(f"{prefix}grad_norm")] == pytest.approx(norms[i][::2])
+        assert last(sent, f"{prefix}grad_norm_clipped") == pytest.approx(0.1, rel=1e-3)
+
+
+def test_clipping_changes_what_it_did_and_costs_nothing_between_samples(
+    sent: testing.Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def count(tensors: list[Tensor]) -> list[Tensor]:
+        measured.append(len(tensors))
+        return norms_of(tensors)
+
+    monkeypatch.setattr(_clipping, "norms_of", count)
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=10)
+    for _ in range(21):
+        optimizer.zero_grad()
+        model(torch.randn(16, 8)).square().mean().backward()
+        norm = norm_of(model)
+        assert float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)) == pytest.approx(norm)
+        assert norm_of(model) == pytest.approx(0.01, rel=1e-2)
+        optimizer.step()
+        sdk.log(loss=1.0)
+    assert measured == [4, 4, 4]
+    assert len(sent.scalar("grad_norm")) == 3
+
+
+def test_a_compiled_step_that_clips_has_no_graph_break(sent: testing.Captured) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=1)
+
+    @torch.compile(backend="aot_eager")  # type: ignore[untyped-decorator, unused-ignore]
+    def clip() -> Tensor:
+        return clip_grad_norm_(model.parameters(), 0.01)
+
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(16, 8)).square().mean().backward()
+        clip()
+        optimizer.step()
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert sent.scalar("grad_norm")
+
+
+def test_a_torch_that_clips_in_another_way_is_said_once(
+    sent: testing.Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_clipping, "_wrapped", False)
+    monkeypatch.setattr(_clipping, "SEAM", "no_such_function")
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sdk.watch(model, optimizer, every=1)
+    train(model, optimizer, 1)
+    assert "watch:clipping" in sdk._guard.failures
     assert sent.scalar("grad_norm")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
+from rankscope.sdk import _session
+from rankscope.sdk.torch._later import Later
 from rankscope.sdk.torch._layers import local, modules_of
 
 MOST = 64  # modules that are looked at, evenly spread over the model
@@ -79,3 +81,23 @@ class Activations:
         self._handles.clear()
         found, self.found = self.found, {}
         return found
+
+    def send(self, later: Later, emit: Callable[[_session.Session, Mapping[str, float]], None]) -> None:
+        """Look no longer; tell each module's share and the worst of each kind, once they are there."""
+        by_device: dict[torch.device, list[tuple[str, str, Tensor]]] = {}
+        for name, (kind, share) in self.stop().items():
+            by_device.setdefault(share.device, []).append((kind, name, share))
+        order = [(kind, name) for entries in by_device.values() for kind, name, _ in entries]
+
+        def seen(numbers: list[float]) -> None:
+            session = _session.current
+            if session is None:
+                return
+            values: dict[str, float] = {}
+            for (kind, name), number in zip(order, numbers, strict=True):
+                values[f"activations/{name}/{kind}"] = number
+                values[kind] = max(values.get(kind, 0.0), number)
+            emit(session, values)
+
+        if order:
+            later.put([torch.stack([share for _, _, share in entries]) for entries in by_device.values()], seen)

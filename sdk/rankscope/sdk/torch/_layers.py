@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -61,6 +61,36 @@ def thin(tensor: Tensor, most: int) -> Tensor:
     return tensor[:: max(1, -(-tensor.numel() // most))]
 
 
+def norms_of(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the norms of tensors of one device, each in float32 at least, in few kernels."""
+    fused = cast("Callable[[list[Tensor], float, torch.dtype], list[Tensor]]", vars(torch)["_foreach_norm"])
+    return [norm.float() for norm in fused(tensors, 2, torch.float32)]
+
+
+def spans(parameter: Tensor) -> tuple[int, int]:
+    """Return over how many ranks a parameter is spread, and how many ranks hold the same piece of it.
+
+    Read off a DTensor's placements; any other tensor is whole: (1, 1), although data parallel ranks have copies.
+    """
+    mesh = cast("Mesh | None", getattr(parameter, "device_mesh", None))
+    spread = copies = 1
+    for dim, placement in enumerate(cast("Iterable[Placement]", getattr(parameter, "placements", ())) if mesh else ()):
+        assert mesh is not None
+        if placement.is_replicate():
+            copies *= mesh.size(dim)
+        else:
+            spread *= mesh.size(dim)
+    return spread, copies
+
+
+class Mesh(Protocol):
+    def size(self, dim: int) -> int: ...
+
+
+class Placement(Protocol):
+    def is_replicate(self) -> bool: ...
+
+
 @dataclass
 class Share:
     """The parameters of an optimizer that lie on one device and have a gradient."""
@@ -68,25 +98,8 @@ class Share:
     names: list[str] = field(default_factory=list[str])
     weights: list[Tensor] = field(default_factory=list[Tensor])
     gradients: list[Tensor] = field(default_factory=list[Tensor])
-
-    def norms(self, layers: dict[str, str], order: Sequence[str], scale: Tensor | None) -> Tensor:
-        """Return sums of squares: of all gradients, of all weights, and of the gradients of each layer in `order`."""
-        wide = torch.float32 if self.weights[0].device.type == "mps" else torch.float64
-        gradients = torch.stack(_norms(self.gradients)).to(wide)
-        if scale is not None:
-            gradients = gradients / scale.to(gradients)
-        squares = gradients.square()
-        weights = torch.stack(_norms(self.weights)).to(wide).square().sum()
-        places = {layer: i for i, layer in enumerate(order)}
-        index = torch.tensor([places[layers[name]] for name in self.names]).to(squares.device, non_blocking=True)
-        by_layer = torch.zeros(len(order), dtype=wide, device=squares.device).index_add_(0, index, squares)
-        return torch.cat([squares.sum()[None], weights[None], by_layer])
-
-
-def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Return the norms of tensors, each in float32 at least, in few kernels."""
-    fused = cast("Callable[[list[Tensor], float, torch.dtype], list[Tensor]]", vars(torch)["_foreach_norm"])
-    return [norm.float() for norm in fused(tensors, 2, torch.float32)]
+    clipped: list[Tensor | None] = field(default_factory=list["Tensor | None"])  # norms that clipping saw
+    copies: list[int] = field(default_factory=list[int])  # ranks of a sharded model that hold the same elements
 
 
 @dataclass
@@ -94,29 +107,45 @@ class Census:
     """What an optimizer holds at a step."""
 
     shares: dict[torch.device, Share] = field(default_factory=dict[torch.device, Share])
+    trained: list[str] = field(default_factory=list[str])  # with a gradient, though maybe none of it is held here
     parameters: int = 0  # elements that are to be trained
     idle: int = 0  # of those, elements without a gradient
     sharded: bool = False
 
 
-def census(optimizer: Optimizer, names: dict[int, str]) -> Census:
-    """Look at every parameter of an optimizer, groups that were added lately included."""
+def census(optimizer: Optimizer, names: dict[int, str], clipped: Mapping[int, Tensor] | None = None) -> Census:
+    """Look at every parameter of an optimizer, groups that were added lately included.
+
+    `clipped`: the norms that clipping saw, by identity of the parameter.
+    """
     found = Census()
+    extents: list[tuple[Share, int, int]] = []
+    widest = 1
     for number, group in enumerate(optimizer.param_groups):
         for place, parameter in enumerate(cast("list[Tensor]", group["params"])):
             if not parameter.requires_grad:
                 continue
+            spread, copies = spans(parameter)
+            widest = max(widest, spread * copies)
+            found.sharded = found.sharded or spread > 1
             weight = local(parameter.detach())
-            found.sharded = found.sharded or weight.shape != parameter.shape
-            if weight.device.type == "meta" or not weight.numel():
+            if weight.device.type == "meta":
                 continue
+            name = names.setdefault(id(parameter), f"group{number}.parameter{place}")
             found.parameters += weight.numel()
             gradient = None if parameter.grad is None else local(parameter.grad.detach())
             if gradient is None or gradient.is_sparse:
                 found.idle += weight.numel() if gradient is None else 0
                 continue
+            found.trained.append(name)
+            if not weight.numel():
+                continue
             share = found.shares.setdefault(weight.device, Share())
-            share.names.append(names.setdefault(id(parameter), f"group{number}.parameter{place}"))
+            share.names.append(name)
             share.weights.append(weight)
             share.gradients.append(gradient)
+            share.clipped.append(clipped.get(id(parameter)) if clipped else None)
+            extents.append((share, spread, copies))
+    for share, spread, copies in extents:  # what is whole in a sharded model is so on every rank of it
+        share.copies.append(1 if not found.sharded else copies if spread * copies > 1 else widest)
     return found

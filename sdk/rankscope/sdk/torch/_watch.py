@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -16,10 +16,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from rankscope.sdk import _guard as guard
 from rankscope.sdk import _session
-from rankscope.sdk.torch import _blame, _scaler, _spread
+from rankscope.sdk.torch import _blame, _clipping, _scaler, _spread
 from rankscope.sdk.torch._activations import Activations
 from rankscope.sdk.torch._later import Later
 from rankscope.sdk.torch._layers import census, layers_of, local, names_of
+from rankscope.sdk.torch._norms import Norms
 from rankscope.sdk.torch._pace import Pace
 from rankscope.sdk.torch._readings import frozen, memory, on_host, rates
 from rankscope.sdk.torch._updates import Before
@@ -42,10 +43,18 @@ def watch(
 ) -> None:
     """Watch a model from here on, at every `every`-th step of its optimizer (None: of any that holds its parameters).
 
-    Logged under the names that rules look for: `grad_norm` (after clipping; left to the user who logs it already),
-    `first_layer_grad_norm`, `last_layer_grad_norm`, `update_ratio`, `unchanged_fraction`, `dead_fraction` and
-    `saturated_fraction` (of the worst layer), `lr`, `grad_scale`; and in detail under `gradients/`, `weights/`,
-    `activations/`, `memory/`. The first gradient that is not finite is traced to the layer where it began.
+    Logged under the names that rules look for: `grad_norm` (before clipping), `first_layer_grad_norm`,
+    `last_layer_grad_norm`, `update_ratio`, `unchanged_fraction`, `dead_fraction` and `saturated_fraction` (of the worst
+    layer), `lr`, `grad_scale`; and in detail under `grad_norm/`, `gradients/`, `weights/`, `activations/`, `memory/`.
+    What the user logs under the same name is left to the user. The first gradient that is not finite is traced to the
+    layer where it began.
+
+    `grad_norm_clipped` is what clipping left, at steps where torch's own clipping was seen (`torch.nn.utils`, by
+    whatever name). Other code's clipping is not seen: then `grad_norm` is what it left.
+
+    Where parameters are sharded (DTensor: FSDP2, tensor parallel), each rank logs its share of each norm without any
+    communication, as `grad_norm_share` and so on: the whole is the root of the sum of the shares' squares over all
+    ranks. The agent adds them up where it has all ranks.
     """
     if model in _watched:
         _watched[model].pace.every = max(1, every)
@@ -67,11 +76,13 @@ class Watch:
         self._histograms = histograms
         self._activations = Activations(_blame.bare(model)) if activations else None
         self._optimizers: list[weakref.ref[Optimizer]] = []
+        self._several = optimizer is None  # another optimizer may be about to make the step that is sampled
         self._later = Later()
         self._call: tuple[tuple[object, ...], Mapping[str, object]] | None = None
         self._broken: bool | None = False  # None: explained
         self._before: Before | None = None
         self._scale = _scaler.Scale(self._later, self._emit, self._scales)
+        self._clipping = _clipping.Clipping(self)
         self._turn = 0  # which parameters' histograms come next
         self._hook(model, optimizer)
 
@@ -95,14 +106,29 @@ class Watch:
             register_optimizer_step_pre_hook(self._pre)
             register_optimizer_step_post_hook(self._post)
         _scaler.observe(self._scale)
+        _clipping.observe(self._clipping)
 
     def _scales(self, optimizers: set[int]) -> bool:
         """True when a scaler that knows these optimizers scales for this model."""
         return any(id(known()) in optimizers for known in self._optimizers)
 
     def _called(self, _model: Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if not torch.compiler.is_compiling() and self._broken is not None and torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        self._clipping.forget()  # of a step that was skipped
+        if self._broken is not None:
             self._call = args, kwargs
+
+    def awaits(self) -> bool:
+        """True while the step being prepared is to be sampled."""
+        return _session.current is not None and (self.pace.near or (self.pace.due and self._several))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield what is trained: the model's parameters, and what the optimizers hold besides."""
+        yield from () if (model := self._model()) is None else model.parameters()
+        for known in self._optimizers:
+            for group in cast("list[dict[str, list[Tensor]]]", getattr(known(), "param_groups", [])):
+                yield from group["params"]
 
     # --- around the optimizer's step ---------------------------------------------------------------------------------
 
@@ -152,6 +178,7 @@ class Watch:
             return
         started = time.perf_counter()
         self._call = None
+        self._clipping.forget(optimizer)
         if self._before is not None:
             self._compare(session, f"optimizer{place}/" if place else "")
         self.pace.spend(started)
@@ -190,10 +217,9 @@ class Watch:
             return
         for parameter in cast("list[dict[str, list[Tensor]]]", optimizer.param_groups)[0]["params"]:
             gradient = parameter.grad
-            if gradient is None or gradient.is_sparse:
-                continue
-            self._later.put([local(gradient).sum().reshape(1)], self._probed)
-            break
+            if gradient is not None and not gradient.is_sparse and (held := local(gradient)).numel():
+                self._later.put([held.sum().reshape(1)], self._probed)
+                break
         if self._broken and on_host(optimizer):
             self._explain(optimizer)
 
@@ -214,49 +240,30 @@ class Watch:
         self._call = None
 
     def _sample(self, session: _session.Session, optimizer: Optimizer, place: int) -> None:
-        found = census(optimizer, self._names)
+        found = census(optimizer, self._names, self._clipping.seen)
         step, at = self.pace.number, time.monotonic_ns()
         prefix = f"optimizer{place}/" if place else ""
         if found.sharded:
-            guard.warn("watch:sharded", "watch: the model is sharded: norms are of this rank's share of it")
+            guard.warn("watch:sharded", "watch: the model is sharded: each rank logs its share, as grad_norm_share")
         self._before = Before(found)
+        for name in found.trained:
+            self._layers.setdefault(name, name.rpartition(".")[0] or name)
+        norms = Norms(found, self._layers, self._order)
+
+        def measured(numbers: list[float]) -> None:
+            if _session.current is not None:
+                self._emit(_session.current, norms.values(numbers, prefix), step, at)
+
         scale = cast("Tensor | None", getattr(optimizer, "grad_scale", None))
-        shares = list(found.shares.values())
-        orders = [list(dict.fromkeys(self._layer(name) for name in share.names)) for share in shares]
-        vectors = [share.norms(self._layers, order, scale) for share, order in zip(shares, orders, strict=True)]
-        if vectors:
-            self._later.put(vectors, lambda numbers: self._norms(numbers, orders, prefix, step, at))
+        self._later.put(norms.vectors(scale), measured)
         idle = found.idle / found.parameters if found.parameters else 0.0
         self._emit(session, {f"{prefix}no_gradient_fraction": idle, **frozen(self._model()), **memory()}, step, at)
         if place == 0 and self._activations is not None:
-            self._activity(step, at)
+            self._activations.send(self._later, lambda session, values: self._emit(session, values, step, at))
         if self._histograms and session.live.rate("histograms") > 0:
             most = max(1, round(HISTOGRAMS * min(1.0, session.live.rate("histograms"))))
             _spread.send(found, self._turn, most, step, self._later)
             self._turn += most
-
-    def _layer(self, name: str) -> str:
-        return self._layers.setdefault(name, name.rpartition(".")[0] or name)
-
-    def _norms(self, numbers: list[float], orders: list[list[str]], prefix: str, step: int, at: int) -> None:
-        session = _session.current
-        if session is None:
-            return
-        gradient = weight = 0.0
-        layers: dict[str, float] = {}
-        start = 0
-        for order in orders:
-            gradient += numbers[start]
-            weight += numbers[start + 1]
-            for layer, square in zip(order, numbers[start + 2 :], strict=False):
-                layers[layer] = layers.get(layer, 0.0) + square
-            start += 2 + len(order)
-        values = {f"{prefix}grad_norm": math.sqrt(gradient), f"{prefix}weight_norm": math.sqrt(weight)}
-        known = [layer for layer in self._order if layer in layers] or list(layers)
-        values[f"{prefix}first_layer_grad_norm"] = math.sqrt(layers[known[0]])
-        values[f"{prefix}last_layer_grad_norm"] = math.sqrt(layers[known[-1]])
-        values |= {f"grad_norm/{layer}": math.sqrt(square) for layer, square in layers.items()}
-        self._emit(session, values, step, at)
 
     def _compare(self, session: _session.Session, prefix: str) -> None:
         """Log how much the step changed the weights."""
@@ -277,23 +284,3 @@ class Watch:
             self._emit(session, values, step, at)
 
         self._later.put(vectors, compared)
-
-    def _activity(self, step: int, at: int) -> None:
-        found = self._activations.stop() if self._activations is not None else {}
-        by_device: dict[torch.device, list[tuple[str, str, Tensor]]] = {}
-        for name, (kind, share) in found.items():
-            by_device.setdefault(share.device, []).append((kind, name, share))
-        order = [(kind, name) for entries in by_device.values() for kind, name, _ in entries]
-
-        def seen(numbers: list[float]) -> None:
-            session = _session.current
-            if session is None:
-                return
-            values: dict[str, float] = {}
-            for (kind, name), number in zip(order, numbers, strict=True):
-                values[f"activations/{name}/{kind}"] = number
-                values[kind] = max(values.get(kind, 0.0), number)
-            self._emit(session, values, step, at)
-
-        if order:
-            self._later.put([torch.stack([share for _, _, share in e]) for e in by_device.values()], seen)
