@@ -26,7 +26,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentPro
         yield process, folder
 
 
-def alerts(running: tuple[AgentProcess, Path], kind: str) -> set[str]:
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def alerts(running: tuple[AgentProcess, Path], kind: str, *launch: str) -> set[str]:
     """Train in one way; return the names of the alerts that the agent has fired by the time the run is over."""
     process, folder = running
     environment = os.environ | {
@@ -34,7 +37,7 @@ def alerts(running: tuple[AgentProcess, Path], kind: str) -> set[str]:
         "RANKSCOPE_SPOOL": str(folder / "spool"),
         "OMP_NUM_THREADS": "1",
     }
-    subprocess.run([sys.executable, str(SCRIPT), kind], env=environment, check=True, timeout=90)
+    subprocess.run([sys.executable, *launch, str(SCRIPT), kind], env=environment, check=True, timeout=90)
     deadline = time.monotonic() + 20
     run: Path | None = None
     while run is None or '"state": "finished"' not in (run / "run.json").read_text():
@@ -78,3 +81,8 @@ def test_a_healthy_training_is_left_in_peace(running: tuple[AgentProcess, Path])
 )
 def test_a_broken_training_is_named(running: tuple[AgentProcess, Path], kind: str, rule: str) -> None:
     assert rule in alerts(running, kind)
+
+
+def test_the_shares_of_a_sharded_model_reach_the_rules_as_one_norm(running: tuple[AgentProcess, Path]) -> None:
+    """No rank logs `grad_norm`: the agent adds up what each has of it."""
+    assert "GradientExplosion" in alerts(running, "sharded", *TORCHRUN)

@@ -64,6 +64,7 @@ CATALOGUE = {
     "train_val_loss": "run rank",
     "train_learning_rate": "run rank group",
     "train_grad_norm": "run rank",
+    "train_grad_norm_share": "run rank",
     "train_grad_scale": "run rank",
     "train_nonfinite_total": "run rank quantity",
     "train_skipped_steps_total": "run rank",
@@ -215,11 +216,11 @@ def test_only_names_that_are_allowed_are_exported(node: Node) -> None:
 
 
 def test_what_watch_logs_by_layer_is_exported_only_where_it_is_asked_for(node: Node) -> None:
-    log(attach(node), [1], reward=1.0, gradients__layer0__norm=2.0, memory__allocated_bytes=3.0)
+    log(attach(node), [1], reward=1.0, grad_norm__layer0=2.0, memory__allocated_bytes=3.0)
     assert {labels[2] for labels in read(node, "train_value")} == {"reward"}
     assert list(read(node, "train_gpu_memory_allocated_bytes").values()) == [3.0]
-    asked = read(node, "train_value", Selection(names=("*", "gradients/*")))
-    assert {labels[2] for labels in asked} == {"reward", "gradients/layer0/norm"}
+    asked = read(node, "train_value", Selection(names=("*", "grad_norm/*")))
+    assert {labels[2] for labels in asked} == {"reward", "grad_norm/layer0"}
 
 
 def test_phases_beyond_the_sixteenth_count_as_other(node: Node) -> None:

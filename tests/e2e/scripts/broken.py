@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from rankscope import sdk
 from rankscope.sdk.torch import _pace
@@ -30,6 +33,9 @@ def main(kind: str) -> None:
     _pace.BUDGET = 1e9  # steps of a millisecond: sampling them costs more than it should, which is not the point here
     torch.manual_seed(0)
     model = network(kind)
+    if kind == "sharded":
+        dist.init_process_group("gloo")
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     trained = network(kind) if kind == "frozen" else model  # the optimizer was given another model's parameters
     rate, decay = {"update": (0.5, 1.0), "vanishing": (1e-4, 0.0)}.get(kind, (1e-3, 0.0))
     betas = (0.0, 0.0) if kind == "update" else (0.9, 0.999)  # each step is of full size, in whatever direction
@@ -41,7 +47,7 @@ def main(kind: str) -> None:
         x = torch.randn(64, 16)
         labels = torch.randint(0, 2, (64,)) if kind == "update" else (x.sum(1) > 0).long()
         loss: Tensor = nn.functional.cross_entropy(model(x), labels)
-        if kind == "explosion" and step >= 200:
+        if kind in ("explosion", "sharded") and step >= 200:
             loss = loss * 1e5
         if kind == "scale" and step >= 150:
             loss = loss * float("inf")
@@ -53,6 +59,8 @@ def main(kind: str) -> None:
         scaler.update()
         sdk.log(train_loss=min(float(loss.detach()), 10.0) if kind == "scale" else float(loss.detach()))
     sdk.finish()
+    if kind == "sharded":
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def records(paths: Sequence[Path]) -> list[Record]:
 
 def replay(record: Record, rules: Sequence[tuple[str, Rule]], roles: Roles) -> tuple[Replay, Iterator[Fired]]:
     """Return the replay of a record, and what fires in it while it is read. Raises Failure when it cannot be read."""
-    run = Replay(rules, record.name, roles, dict(record.config))
+    world = len({file.parent for file in record.files})  # a rank's files lie in a folder of their own
+    run = Replay(rules, record.name, roles, dict(record.config), world)
 
     def fired() -> Iterator[Fired]:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

@@ -37,6 +37,7 @@ class Replay:
     run: str
     roles: Roles = field(default_factory=Roles)
     config: dict[str, object] = field(default_factory=dict[str, object])
+    world: int = 1  # ranks that the record is of
     lacking: dict[str, str] = field(default_factory=dict[str, str])  # why a rule never judged, by rule
     told: list[Fired] = field(default_factory=list[Fired])  # for callers that gather what fired
     steps: int = 0
@@ -97,7 +98,15 @@ class Replay:
         if rank is None:
             key = RankKey(PROJECT, self.run, number)
             began = self._first_time(chunk)
-            info = RankInfo(key, 1, self.run, started=began, config=self.config)
+            info = RankInfo(
+                key,
+                1,
+                self.run,
+                world_size=self.world,
+                local_world_size=self.world,
+                started=began,
+                config=self.config,
+            )
             rank = self._node.attach(info, began)
         return rank
 

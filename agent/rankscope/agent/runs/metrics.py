@@ -142,6 +142,13 @@ RANK_ROWS = (
         lambda rank, at: readings.learning_rates(rank),
     ),
     role_row("train_grad_norm", "grad_norm", "", "Newest global gradient norm."),
+    role_row(
+        "train_grad_norm_share",
+        "grad_norm_share",
+        "",
+        "Newest share of a rank in the gradient norm of a sharded model: squares add up to the whole's.",
+        "watch()",
+    ),
     role_row("train_grad_scale", "grad_scale", "", "Newest loss scale of mixed precision."),
     RankRow(
         Metric(

@@ -17,7 +17,8 @@ Readings: TypeAlias = Iterator[tuple[tuple[str, ...], float | Histogram]]
 
 STEP_WINDOW = 50  # steps whose median stands for a rank's pace
 GROUPS = 4  # learning rates of a rank that are exported
-DETAILS = ("gradients/", "weights/", "activations/", "memory/")  # what watch() logs by layer: a pattern must ask for it
+# what watch() logs by layer: a pattern must ask for it
+DETAILS = ("grad_norm/", "grad_norm_share/", "gradients/", "weights/", "activations/", "memory/")
 PHASES = 16  # phases of a rank that are exported by name; what comes later counts as "other"
 
 # Roles that have a metric of their own; all other names go to train_value.
@@ -27,6 +28,7 @@ OWN_METRIC = frozenset(
         "val_loss",
         "lr",
         "grad_norm",
+        "grad_norm_share",
         "grad_scale",
         "epoch",
         "update_ratio",

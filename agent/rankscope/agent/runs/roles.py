@@ -9,6 +9,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "val_loss": ("val_loss", "val/loss", "eval_loss", "eval/loss", "valid_loss", "validation_loss"),
     "lr": ("lr", "learning_rate", "train/learning_rate", "train/lr"),
     "grad_norm": ("grad_norm", "train/grad_norm", "gradient_norm", "gnorm"),
+    "grad_norm_share": ("grad_norm_share",),
     "samples_per_second": ("samples_per_second", "samples_per_sec", "train/samples_per_second", "throughput"),
     "tokens_per_second": ("tokens_per_second", "tokens_per_sec", "train/tokens_per_second"),
     "accuracy": ("accuracy", "acc", "train/accuracy", "train_accuracy"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar, cast
@@ -15,6 +16,7 @@ from rankscope.agent.model import (
     Block,
     End,
     Expect,
+    FloatArray,
     Goodbye,
     Heartbeat,
     Histogram,
@@ -24,6 +26,7 @@ from rankscope.agent.model import (
 )
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.series import Series
+from rankscope.agent.runs.shares import SHARES, Shares
 
 Memory = TypeVar("Memory")
 
@@ -47,6 +50,8 @@ class Rank:
     info: RankInfo
     roles: Roles
     limits: Limits
+    shares: Shares = field(default_factory=Shares)  # of the run's ranks
+    peers: Mapping[int, Rank] = field(default_factory=dict[int, "Rank"])  # the run's ranks, this one among them
     series: dict[str, Series] = field(default_factory=dict[str, Series])
     phases: dict[str, Series] = field(default_factory=dict[str, Series])  # seconds of each step by phase
     phase_seconds: dict[str, float] = field(default_factory=dict[str, float])  # totals
@@ -131,12 +136,29 @@ class Rank:
                 if role is not None:
                     self._by_role.setdefault(role, series)
             series.extend(block.step, block.time, values)
+            if column.name in SHARES:
+                self._add_up(column.name, block, values)
             if column.kind == "phase":
                 self.phase_seconds[column.name] = self.phase_seconds.get(column.name, 0.0) + float(np.nansum(values))
             elif series.role in self.nonfinite:
                 self.nonfinite[series.role] += int(np.count_nonzero(~np.isfinite(values)))
         if not block.late:
             self._advance(block)
+
+    def _add_up(self, name: str, block: Block, shares: FloatArray) -> None:
+        """Give every rank of the run the wholes that this rank's shares complete."""
+        role = SHARES[name]
+        for step, time, share in zip(block.step.tolist(), block.time.tolist(), shares.tolist(), strict=True):
+            whole = self.shares.add(self.info, name, step, share)
+            if whole is None:
+                continue
+            for rank in self.peers.values():
+                series = rank._by_role.setdefault(role, Series(name, role=role))
+                if series.name != name:  # the user logs the whole
+                    continue
+                series.append(step, time, whole)
+                if role in rank.nonfinite:
+                    rank.nonfinite[role] += not math.isfinite(whole)
 
     def _advance(self, block: Block) -> None:
         """Count finished steps and their durations: the time between the last rows of two steps."""
@@ -167,6 +189,7 @@ class Run:
     run_id: str
     started: float  # Unix seconds of the first hello
     ranks: dict[int, Rank] = field(default_factory=dict[int, Rank])
+    shares: Shares = field(default_factory=Shares)
 
     @property
     def info(self) -> RankInfo:
@@ -246,7 +269,7 @@ class Node:
             run = self.runs[key.project, key.run] = Run(key.project, key.run, info.run_id, info.started or now)
         rank = run.ranks.get(key.rank)
         if rank is None:
-            rank = run.ranks[key.rank] = Rank(info, self.roles, self.limits)
+            rank = run.ranks[key.rank] = Rank(info, self.roles, self.limits, run.shares, run.ranks)
         rank.attach(info, now)
         return rank
 
