@@ -181,14 +181,18 @@ class Journal:
             self.offset = records.SEGMENT_BYTES
             self._warn("disk_full", f"points are dropped: cannot write to {self.folder}: {error.strerror or error}")
             return False
-        if isinstance(self.buffer, mmap.mmap):
-            self.buffer.close()
-        if self._file >= 0:
-            os.close(self._file)
-        self.buffer, self._file = buffer, file
-        self.offset = records.SEGMENT.size
-        self.limit = self._ahead = 0
-        self._segments.append(first)
+        if self._segments and self._segments[-1] == first:  # a signal handler that logs was here meanwhile
+            old: tuple[mmap.mmap | bytearray, int] = (buffer, file)
+        else:
+            # Everything is in place before the old segment is closed: a signal handler may log in between.
+            old = (self.buffer, self._file)
+            self.limit = self._ahead = 0
+            self._segments.append(first)
+            self.offset, self.buffer, self._file = records.SEGMENT.size, buffer, file
+        if isinstance(old[0], mmap.mmap):
+            old[0].close()
+        if old[1] >= 0:
+            os.close(old[1])
         if self._mapped:
             self._populate(self.offset)
         return True

@@ -26,6 +26,9 @@ BATCH_BYTES = 1_000_000
 RECORDS_A_SECOND = 20_000  # a backlog is drained no faster than this
 UNACKED_RECORDS = 15_000
 POLL = 0.05  # seconds between two looks at the journal
+POLL_FAST = 0.2  # the same while many records come: a write costs about as much as a thousand records
+POLL_QUIET = 0.1  # the same when nothing has come for a while
+MANY = 8  # records in one look
 WELCOME_SECONDS = 10.0
 SILENT_SECONDS = 30.0  # without an acknowledgement of what was sent, the stream counts as dead
 BACKOFF_FIRST, BACKOFF_MOST = 0.05, 5.0
@@ -154,6 +157,7 @@ class Delivery:
             if self._limit < BATCH_RECORDS and sent > self.acked:
                 room = 0  # one of the next records is refused: find out which
             self._waits = room <= 0
+            pause = POLL if now - busy < 2.0 else POLL_QUIET
             if room > 0:
                 first, found = self.reader.read(room, BATCH_BYTES)
                 if found:
@@ -162,9 +166,10 @@ class Delivery:
                     self._tokens -= len(found)
                     if len(found) >= min(room, 1000):  # a backlog; else let a few more come before the next write
                         continue
+                    pause = POLL_FAST if len(found) > MANY else POLL
             if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
                 raise Lost("the agent acknowledges nothing")
-            await self._pause(POLL)
+            await self._pause(pause)
 
     def _batch(self, batches: Batches, first: int, found: Sequence[Record]) -> ingest_pb2.Batch:
         offset = self.reader.clock_offset if self.wall_offset is None else self.wall_offset()
