@@ -207,6 +207,15 @@ def test_low_rank_adapters_on_a_frozen_model(sent: testing.Captured) -> None:
     assert last(sent, "unchanged_fraction") == 0.0
 
 
+def test_an_optimizer_of_what_was_frozen_since_changes_nothing(sent: testing.Captured) -> None:
+    model = nn.Sequential(small(), nn.Linear(4, 4))
+    optimizer = torch.optim.AdamW(model[0].parameters(), lr=0.01)
+    model[0].requires_grad_(False)
+    sdk.watch(model, optimizer, every=1)
+    train(model, optimizer, 2)
+    assert [value for _, value in sent.scalar("unchanged_fraction")] == [1.0, 1.0]
+
+
 def test_every_group_has_its_learning_rate_also_one_added_later(sent: testing.Captured) -> None:
     model, added = small(), nn.Linear(4, 4)
     groups: list[dict[str, Any]] = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}]

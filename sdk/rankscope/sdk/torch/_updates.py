@@ -16,6 +16,7 @@ class Before:
         self._copies: list[Tensor] = []
         self._sizes: list[list[int]] = []
         self.idle = float(census.idle)
+        self.trains = bool(census.trained or census.idle)  # False: the optimizer holds frozen parameters only
         for share in census.shares.values():
             found = [(whole, thin(whole, SAMPLE)) for weight in share.weights if (whole := flat(weight)) is not None]
             if found:

@@ -281,6 +281,8 @@ class Watch:
                 values[f"{prefix}update_ratio"] = math.sqrt(change / size)
             if elements + before.idle:
                 values[f"{prefix}unchanged_fraction"] = (unchanged + before.idle) / (elements + before.idle)
+            elif not before.trains:
+                values[f"{prefix}unchanged_fraction"] = 1.0
             self._emit(session, values, step, at)
 
         self._later.put(vectors, compared)
