@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -263,6 +265,17 @@ def test_optimizers_of_other_models_are_left_alone(sent: testing.Captured) -> No
     train(other, torch.optim.SGD(other.parameters(), lr=0.1), 2)
     sent.read()
     assert set(sent.scalars) == {"loss"}
+
+
+def test_a_model_that_is_gone_leaves_no_hooks_behind(sent: testing.Captured) -> None:
+    hooks = vars(sys.modules["torch.optim.optimizer"])["_global_optimizer_pre_hooks"]
+    before = len(hooks)
+    model = small()
+    sdk.watch(model, every=1)
+    assert len(hooks) == before + 1
+    del model
+    gc.collect()
+    assert len(hooks) == before
 
 
 def test_shared_weights_count_once(sent: testing.Captured) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -47,13 +48,15 @@ def _dead(out: Tensor, near: float) -> Tensor:
 class Activations:
     """The modules of a model whose outputs tell something."""
 
-    model: Module
+    model: weakref.ref[Module]
     found: dict[str, tuple[str, Tensor]] = field(default_factory=dict[str, tuple[str, Tensor]])
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle])
 
     def listen(self) -> int:
         """Begin to look at the next forward pass; return how many modules can be looked at."""
-        judged = [(name, module, how) for name, module in modules_of(self.model) if (how := _judge(module))]
+        model = self.model()
+        modules = modules_of(model) if model is not None else []
+        judged = [(name, module, how) for name, module in modules if (how := _judge(module))]
         stride = -(-len(judged) // MOST) or 1
         for name, module, (kind, share) in judged[::stride]:
             self._handles.append(module.register_forward_hook(self._hook(name, kind, share)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from rankscope.sdk import _guard as guard
 from rankscope.sdk.torch._layers import local, norms_of
+from rankscope.sdk.torch._pace import Pace
 
 # What clip_grad_norm_, clip_grad_value_ and get_total_norm all call with the gradients, whatever name they were
 # imported under: the functions themselves could not be watched in a script that says `from ... import clip_grad_norm_`.
@@ -20,7 +22,9 @@ SEAM = "_group_tensors_by_device_and_dtype"
 
 
 class Listener(Protocol):
-    """Who wants to know what clipping sees."""
+    """Who wants to know what clipping sees; `pace` is told what that costs."""
+
+    pace: Pace
 
     def awaits(self) -> bool:
         """True while the coming step is to be sampled: else nothing is measured."""
@@ -52,6 +56,7 @@ class Clipping:
         listener = self._listener()
         if listener is None or not listener.awaits():
             return
+        started = time.perf_counter()
         wanted = {id(gradient) for gradient in gradients}
         by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
         gradients_of = {id(parameter): parameter.grad for parameter in listener.parameters()}
@@ -64,6 +69,7 @@ class Clipping:
         for entries in by_device.values():
             norms = norms_of([held for _, held in entries])
             self.seen.update(zip((key for key, _ in entries), norms, strict=True))
+        listener.pace.spend(started)
 
 
 _listening: weakref.WeakSet[Clipping] = weakref.WeakSet()

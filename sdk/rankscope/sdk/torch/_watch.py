@@ -74,7 +74,7 @@ class Watch:
         self._layers = layers_of(self._names.values())
         self._order = list(dict.fromkeys(self._layers[name] for name in self._names.values()))
         self._histograms = histograms
-        self._activations = Activations(_blame.bare(model)) if activations else None
+        self._activations = Activations(weakref.ref(_blame.bare(model))) if activations else None
         self._optimizers: list[weakref.ref[Optimizer]] = []
         self._several = optimizer is None  # another optimizer may be about to make the step that is sampled
         self._later = Later()
@@ -103,8 +103,11 @@ class Watch:
             optimizer.register_step_pre_hook(self._pre)
             optimizer.register_step_post_hook(self._post)
         else:
-            register_optimizer_step_pre_hook(self._pre)
-            register_optimizer_step_post_hook(self._post)
+            for handle in (
+                register_optimizer_step_pre_hook(self._pre),
+                register_optimizer_step_post_hook(self._post),
+            ):
+                weakref.finalize(model, handle.remove)  # these two are every optimizer's, whatever becomes of the model
         _scaler.observe(self._scale)
         _clipping.observe(self._clipping)
 
