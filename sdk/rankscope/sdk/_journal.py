@@ -187,8 +187,8 @@ class Journal:
             # Everything is in place before the old segment is closed: a signal handler may log in between.
             old = (self.buffer, self._file)
             self.limit = self._ahead = 0
-            self._segments.append(first)
             self.offset, self.buffer, self._file = records.SEGMENT.size, buffer, file
+            self._segments.append(first)
         if isinstance(old[0], mmap.mmap):
             old[0].close()
         if old[1] >= 0:
