@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
+from rankscope.agent.demo.stage import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
@@ -136,7 +137,7 @@ def stack(engine: Engine, images: str, tmp_path_factory: pytest.TempPathFactory)
         service.pop("build", None)
         service["volumes"] = [_absolute(volume) for volume in service.get("volumes", [])]
         for port in service.pop("ports", []):
-            addresses[name] = f"127.0.0.1:{_free_port()}"
+            addresses[name] = f"127.0.0.1:{free_port()}"
             service["ports"] = [f"{addresses[name]}:{port.rsplit(':', 1)[1]}"]
     training = services["training"]
     training |= {"image": services["agent"]["image"], "entrypoint": ["python3", "/train.py"], "command": []}
@@ -184,13 +185,6 @@ def test_a_nan_is_notified_by_the_agent_and_by_alertmanager(engine: Engine, stac
 def _absolute(volume: str) -> str:
     source, rest = volume.split(":", 1)
     return f"{(ROOT / 'deploy' / source).resolve()}:{rest}" if source.startswith(".") else volume
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait(holds: Callable[[], bool], patience: float, told: Callable[[], str] = str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rankscope.agent.demo.stage import AgentProcess, agent, end
+from rankscope.agent.demo.stage import AgentProcess, agent, end, free_port
 from rankscope.agent.demo.webhooks import Webhooks
 
 pytestmark = pytest.mark.e2e
@@ -36,13 +35,6 @@ def eventually(what: Callable[[], Any], patience: float = 30.0) -> Any:
             return answer
         time.sleep(0.05)
     raise AssertionError(f"nothing after {patience:g} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def torchrun(agent: AgentProcess, *arguments: str, ranks: int = 2, restarts: int = 0) -> subprocess.Popen[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +15,7 @@ import httpx
 import yaml
 
 from rankscope.agent.demo import stage
+from rankscope.agent.demo.stage import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -106,10 +106,3 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"{url} did not come up: {log.read_text(errors='replace')[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 import pytest
 
+from rankscope.agent.demo.stage import free_port
 from rankscope.agent.ingest import Ingest
 from rankscope.agent.receivers.fake_rank import FakeRank
 from rankscope.agent.receivers.grpc import Grpc
@@ -115,7 +116,7 @@ async def test_tcp_beyond_this_machine_wants_authentication(start: Start, tmp_pa
 
 
 async def test_tcp_asks_for_the_token(start: Start, tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     (tmp_path / "token").write_text("s3cret\n")
     await start(Grpc(listen=f"unix://{tmp_path}/a.sock", tcp=f"127.0.0.1:{port}", token_file=str(tmp_path / "token")))
 
@@ -145,12 +146,3 @@ async def test_eight_ranks_at_once(start: Start, tmp_path: Path) -> None:
     await asyncio.gather(*(in_thread(lambda i=i: say(i)) for i in range(8)))  # type: ignore[misc]
     assert sorted(rank.info.key.rank for _, rank in node.ranks()) == list(range(8))
     assert {rank.points for _, rank in node.ranks()} == {50}
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -55,7 +55,7 @@ def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Generator[
     with tempfile.TemporaryDirectory(prefix="rankscope-") as folder:
         here = Path(folder)
         path = here / "agent.sock"
-        address = f"127.0.0.1:{port if port and _free(port) else _free_port()}"
+        address = f"127.0.0.1:{port if port and _free(port) else free_port()}"
         settings = config | {
             "http": {"listen": address},
             "grpc": {"listen": f"unix://{path}"},
@@ -130,7 +130,8 @@ def _free(port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
