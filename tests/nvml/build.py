@@ -21,6 +21,13 @@ def scenario(name: str) -> str:
     return (HERE / "scenarios" / f"{name}.scenario").read_text()
 
 
+def answering(text: str, asked: str, answer: str) -> str:
+    """Return a scenario whose first card answers this otherwise, whatever its answer was."""
+    changed, count = re.subn(rf"^{re.escape(asked)} .*$", f"{asked} {answer}", text, count=1, flags=re.MULTILINE)
+    assert count, f"the scenario has no {asked!r}"
+    return changed
+
+
 def several(name: str, count: int) -> str:
     """Return a scenario with `count` of its first card, told apart by uuid, address, minor number and pid."""
     head, _, card = scenario(name).partition("\ncard\n")

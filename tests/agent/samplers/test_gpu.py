@@ -17,6 +17,7 @@ from tests.agent.samplers.conftest import Driver, Root, attach, declared, values
 from tests.nvml import build
 
 Make = Callable[..., Gpu]
+MIB = 2**20
 
 
 def test_an_h100_gives_what_the_catalogue_promises(driver: Driver, gpu: Make, node: Node) -> None:
@@ -28,25 +29,26 @@ def test_an_h100_gives_what_the_catalogue_promises(driver: Driver, gpu: Make, no
     found = values(samples)
     expected = {
         ("gpu_up", "0"): 1.0,
-        ("gpu_utilization_ratio", "0"): 0.97,
-        ("gpu_memory_copy_utilization_ratio", "0"): 0.41,
+        ("gpu_utilization_ratio", "0"): 1.0,
+        ("gpu_memory_copy_utilization_ratio", "0"): 0.11,
         ("gpu_sm_active_ratio", "0"): 0.8841,
         ("gpu_sm_occupancy_ratio", "0"): 0.3107,
         ("gpu_tensor_active_ratio", "0"): 0.4731,
         ("gpu_dram_active_ratio", "0"): 0.526,
-        ("gpu_memory_used_bytes", "0"): 64 * 2**30,
+        ("gpu_memory_used_bytes", "0"): 19818 * MIB,
         ("gpu_memory_size_bytes", "0"): 85520809984,
-        ("gpu_power_watts", "0"): 642.31,
+        ("gpu_power_watts", "0"): 629.45,
         ("gpu_power_limit_watts", "0"): 700,
         ("gpu_energy_joules_total", "0"): 184467440.737,
-        ("gpu_temperature_celsius", "0", "gpu"): 61,
-        ("gpu_temperature_celsius", "0", "memory"): 72,
+        ("gpu_temperature_celsius", "0", "gpu"): 59,
+        ("gpu_temperature_celsius", "0", "memory"): 55,
         ("gpu_temperature_margin_celsius", "0"): 26,
-        ("gpu_clock_hertz", "0", "sm"): 1.755e9,
+        ("gpu_clock_hertz", "0", "sm"): 1.98e9,
         ("gpu_clock_max_hertz", "0", "memory"): 2.619e9,
-        ("gpu_throttle_active", "0", "sw_power_cap"): 1,
+        ("gpu_throttle_active", "0", "sw_power_cap"): 0,
         ("gpu_throttle_active", "0", "hw_thermal"): 0,
-        ("gpu_throttle_seconds_total", "0", "sw_power_cap"): 1.25,
+        ("gpu_throttle_seconds_total", "0", "hw_thermal"): 0,
+        ("gpu_pcie_replays_total", "0"): 9,
         ("gpu_pcie_bytes_total", "0", "rx"): 91268055040,
         ("gpu_pcie_link_generation", "0"): 5,
         ("gpu_nvlink_bytes_total", "0", "tx"): 918274812 * 1024,
@@ -55,9 +57,9 @@ def test_an_h100_gives_what_the_catalogue_promises(driver: Driver, gpu: Make, no
         ("gpu_ecc_errors_total", "0", "uncorrected"): 0,
         ("gpu_remapped_rows", "0", "corrected"): 0,
         ("gpu_recovery_action", "0"): 0,
-        ("gpu_processes", "0"): 1,
-        ("gpu_process_memory_bytes", "0", "", ""): 68182605824,
-        ("gpu_process_utilization_ratio", "0", "", ""): 0.96,
+        ("gpu_processes", "0"): 3,
+        ("gpu_process_memory_bytes", "0", "", ""): (15690 + 2566 + 1542) * MIB,
+        ("gpu_process_utilization_ratio", "0", "", ""): 0.99,
     }
     assert {key: found.get(key) for key in expected} == expected
 
@@ -69,10 +71,10 @@ def test_facts_of_the_card_are_labels_of_an_info_metric(driver: Driver, gpu: Mak
         "gpu": "0",
         "uuid": "GPU-7a1f3c52-9d64-4be0-8f27-1c5e8a90d3b1",
         "name": "NVIDIA H100 80GB HBM3",
-        "pci_bus_id": "0000:18:00.0",
+        "pci_bus_id": "0000:00:09.0",
         "minor": "0",
         "serial": "1653523012345",
-        "vbios": "96.00.74.00.1A",
+        "vbios": "96.00.A5.00.01",
         "mig_mode": "disabled",
         "simulated": "false",
     }
@@ -81,10 +83,10 @@ def test_facts_of_the_card_are_labels_of_an_info_metric(driver: Driver, gpu: Mak
 @pytest.mark.parametrize(
     ("scenario", "absent"),
     [
-        ("rtx4090", {"gpu_ecc_errors_total", "gpu_nvlink_bytes_total", "gpu_sm_active_ratio", "gpu_remapped_rows"}),
+        ("rtx4090", {"gpu_ecc_errors_total", "gpu_nvlink_links_up", "gpu_sm_active_ratio", "gpu_recovery_action"}),
         ("l4", {"gpu_fan_speed_ratio", "gpu_nvlink_links_up", "gpu_sm_active_ratio", "gpu_pcie_bytes_total"}),
-        ("gb200", {"gpu_pcie_replays_total", "gpu_encoder_utilization_ratio", "gpu_fan_speed_ratio"}),
-        ("a100-mig", {"gpu_utilization_ratio", "gpu_process_utilization_ratio", "mig_sm_active_ratio"}),
+        ("gb200", {"gpu_fan_speed_ratio", "gpu_temperature_slowdown_celsius", "gpu_pcie_throughput_bytes_per_second"}),
+        ("a100-mig", {"gpu_utilization_ratio", "gpu_remapped_rows", "gpu_nvlink_links_up", "mig_sm_active_ratio"}),
     ],
 )
 def test_what_a_card_does_not_support_is_absent_and_not_zero(
@@ -100,7 +102,7 @@ def test_what_a_card_does_not_support_is_absent_and_not_zero(
 
 def test_sentinels_and_absurd_values_never_get_out(driver: Driver, gpu: Make, node: Node) -> None:
     """A dying card answers with blanks, NaN, 255 % and errors; each costs its own value only."""
-    driver.load(build.scenario("broken"))
+    driver.load(build.scenario("sentinels"))
     sampler = gpu()
     for _ in range(2):
         found = values(sampler.sample(node))
@@ -132,24 +134,49 @@ def test_sentinels_and_absurd_values_never_get_out(driver: Driver, gpu: Make, no
     assert found["gpu_recovery_action", "0"] == 1
 
 
+def test_a_failing_memory_cell_shows_in_a_card_that_works(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("broken"))
+    found = values(gpu().sample(node))
+    assert found["gpu_up", "0"] == 1
+    assert found["gpu_ecc_errors_total", "0", "corrected"] == 353
+    assert found["gpu_remapped_rows", "0", "corrected"] == found["gpu_row_remap_pending", "0"] == 1
+    assert found["gpu_row_remap_failed", "0"] == found["gpu_remapped_rows", "0", "uncorrected"] == 0
+
+
+def test_a_card_that_must_be_reset_says_so(driver: Driver, gpu: Make, node: Node) -> None:
+    """It is up, for it answers; what it refuses is absent, not zero."""
+    driver.load(build.scenario("reset"))
+    found = values(gpu().sample(node))
+    assert found["gpu_up", "0"] == found["gpu_recovery_action", "0"] == found["gpu_row_remap_pending", "0"] == 1
+    assert found["gpu_remapped_rows", "0", "uncorrected"] == 5
+    assert found["gpu_nvlink_links_up", "0"] == 0
+    refused = {"gpu_power_watts", "gpu_clock_hertz", "gpu_encoder_utilization_ratio", "gpu_decoder_utilization_ratio"}
+    assert not refused & {key[0] for key in found}
+
+
+def test_a_grace_blackwell_card_tells_its_own_power(driver: Driver, gpu: Make, node: Node) -> None:
+    """Not that of its module, of which it is a half."""
+    driver.load(build.scenario("gb200"))
+    found = values(gpu().sample(node))
+    assert found["gpu_power_watts", "0"] == 165.93
+    assert found["gpu_power_limit_watts", "0"] == 1200
+    assert found["gpu_throttle_seconds_total", "0", "sw_power_cap"] == pytest.approx(2.354613)
+
+
 def test_mig_instances_have_their_own_memory_and_processes(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("a100-mig"))
+    driver.load(build.scenario("a100-mig") + "process 4711 compute 8388608\n")
     samples = list(gpu().sample(node))
     by_uuid = {s.labels[1]: s.value for s in samples if s.metric.name == "mig_memory_used_bytes"}
-    assert by_uuid == {
-        "MIG-3f1c8a9e-52d4-5a0b-9c07-6d1e2f3a4b5c": 21474836480,
-        "MIG-8b7d6c5a-4f3e-5d2c-8b1a-0f9e8d7c6b5a": 1073741824,
-        "MIG-1a2b3c4d-5e6f-5708-91a2-b3c4d5e6f708": 13107200,
-    }
+    assert list(by_uuid.values()) == [12 * MIB] * 4
     profiles = [s.labels[3] for s in samples if s.metric.name == "mig_info"]
-    assert profiles == ["3g.40gb", "2g.20gb", "1g.10gb"]
-    assert values(samples)["gpu_processes", "0"] == 2
+    assert profiles == ["1g.20gb"] * 4
+    assert values(samples)["gpu_processes", "0"] == 1
 
 
 def test_mig_instances_are_profiled_one_by_one(driver: Driver, gpu: Make, node: Node) -> None:
     """On Hopper each instance has GPM figures of its own, and the whole card has none."""
     text = build.scenario("a100-mig").replace("A100-SXM4-80GB", "H100 80GB HBM3")
-    driver.load(text.replace("nvmlDeviceGetGpuInstanceId 1\n", "nvmlDeviceGetGpuInstanceId 1\ngpm.2 63.5\n"))
+    driver.load(text.replace("nvmlDeviceGetGpuInstanceId 3\n", "nvmlDeviceGetGpuInstanceId 3\ngpm.2 63.5\n"))
     sampler = gpu()
     list(sampler.sample(node))
     active = [(s.labels[1][:12], s.value) for s in sampler.sample(node) if s.metric.name == "mig_sm_active_ratio"]
@@ -157,22 +184,22 @@ def test_mig_instances_are_profiled_one_by_one(driver: Driver, gpu: Make, node: 
 
 
 def test_pcie_traffic_is_measured_where_it_is_not_counted(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("l4"))
+    driver.load(build.answering(build.scenario("l4"), "nvmlDeviceGetPcieThroughput.0", "41000"))
     found = values(gpu().sample(node))
     assert found["gpu_pcie_throughput_bytes_per_second", "0", "tx"] == 41_000_000
-    driver.load(build.scenario("h100").replace("gpm.1 ", "nvmlDeviceGetPcieThroughput.0 5\ngpm.1 "))
+    driver.load(build.scenario("h100"))
     assert not any(key[0].startswith("gpu_pcie_throughput") for key in values(gpu().sample(node)))
 
 
 def test_memory_of_old_drivers_is_read_the_old_way(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("l4").replace("nvmlDeviceGetMemoryInfo.reserved 473956352\n", ""))
+    driver.load(build.scenario("l4").replace("nvmlDeviceGetMemoryInfo.reserved 583008256\n", ""))
     found = values(gpu().sample(node))
-    assert found["gpu_memory_used_bytes", "0"] == 3221225472
+    assert found["gpu_memory_used_bytes", "0"] == MIB
     assert ("gpu_memory_reserved_bytes", "0") not in found
 
 
 def test_reasons_of_old_drivers_are_read_by_their_old_name(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("l4").replace("ClocksEventReasons 0x4", "ClocksThrottleReasons 0x60"))
+    driver.load(build.scenario("l4").replace("ClocksEventReasons 0x1", "ClocksThrottleReasons 0x60"))
     found = values(gpu().sample(node))
     reasons = {key[2] for key, value in found.items() if key[0] == "gpu_throttle_active" and value}
     assert reasons == {"hw_thermal", "sw_thermal"}
@@ -220,9 +247,9 @@ def test_a_gpu_process_belongs_to_the_rank_that_it_descends_from(
         parent = int(stat.read().rsplit(")", 1)[1].split()[1])
     attach(node, parent, rank=3)
     found = values(gpu().sample(node))
-    assert found["gpu_process_memory_bytes", "0", "exp-1", "3"] == 68182605824
-    assert found["gpu_process_utilization_ratio", "0", "exp-1", "3"] == 0.96
-    assert found["gpu_process_memory_bytes", "0", "", ""] == 1073741824
+    assert found["gpu_process_memory_bytes", "0", "exp-1", "3"] == 15690 * MIB
+    assert found["gpu_process_utilization_ratio", "0", "exp-1", "3"] == 0.99
+    assert found["gpu_process_memory_bytes", "0", "", ""] == (1024 + 2566 + 1542) * MIB
     assert found["gpu_process_utilization_ratio", "0", "", ""] == 0.4
 
 
@@ -247,7 +274,7 @@ def test_auto_shows_nothing_where_there_is_no_driver_and_never_simulates(node: N
     assert list(sampler.sample(node)) == []
 
 
-@pytest.mark.parametrize("scenario", ["h100", "a100-mig", "rtx4090", "l4", "gb200", "broken"])
+@pytest.mark.parametrize("scenario", ["h100", "a100-mig", "rtx4090", "l4", "gb200", "broken", "reset", "sentinels"])
 def test_every_value_of_every_scenario_is_as_it_was(
     driver: Driver, gpu: Make, node: Node, golden: Callable[[str, str], None], scenario: str
 ) -> None:
@@ -263,7 +290,7 @@ def test_every_value_of_every_scenario_is_as_it_was(
     golden(f"gpu-{scenario}.txt", "\n".join(sorted(lines)) + "\n")
 
 
-XID = "4,99,{usec},-;NVRM: Xid (PCI:0000:18:00): {code}, pid=4711, name=python, GPU has fallen off the bus.\n"
+XID = "4,99,{usec},-;NVRM: Xid (PCI:0000:00:09): {code}, pid=4711, name=python, GPU has fallen off the bus.\n"
 
 
 def test_the_kernels_log_tells_of_errors_that_nvml_does_not(driver: Driver, gpu: Make, node: Node, root: Root) -> None:

@@ -55,10 +55,10 @@ def test_a_call_that_hangs_ends_with_its_process_and_values_come_back(driver: Dr
     sampler = gpu(deadline=0.5)
     assert values(look(sampler, node))["gpu_up", "0"] == 1
     first = pid_of(sampler)
-    driver.change("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang")
+    driver.answer("nvmlDeviceGetPowerUsage", "hang")
     with pytest.raises(BlindError, match="GPU 0 did not answer in time"):
         look(sampler, node)
-    driver.change("nvmlDeviceGetPowerUsage hang", "nvmlDeviceGetPowerUsage 99000")
+    driver.answer("nvmlDeviceGetPowerUsage", "99000")
     forget_waiting(sampler)
     assert values(look(sampler, node))["gpu_power_watts", "0"] == 99
     assert pid_of(sampler) != first
@@ -93,12 +93,12 @@ def test_one_card_that_hangs_costs_that_card_only(driver: Driver, gpu: Make, nod
 
 
 def test_the_first_look_may_take_longer_for_it_wakes_the_cards(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("h100").replace("nvmlDeviceGetName NVIDIA", "nvmlDeviceGetName slow 1.0 NVIDIA"))
+    driver.load(build.answering(build.scenario("h100"), "nvmlDeviceGetName", "slow 1.0 NVIDIA H100 80GB HBM3"))
     assert values(look(gpu(deadline=0.5, first_deadline=60.0), node))["gpu_up", "0"] == 1
 
 
 def test_nvml_that_never_opens_is_given_up(driver: Driver, gpu: Make, node: Node) -> None:
-    driver.load(build.scenario("h100").replace("cuda 12080", "cuda 12080\nnvmlInit hang"))
+    driver.load("nvmlInit hang\n" + build.scenario("h100"))
     sampler = gpu(deadline=0.1)
     with pytest.raises(BlindError, match="NVML is opening"):
         list(sampler.sample(node))
@@ -122,10 +122,10 @@ def test_the_driver_is_replaced_while_the_agent_runs(driver: Driver, gpu: Make, 
     driver.load(build.scenario("h100"))
     sampler = gpu()
     look(sampler, node)
-    driver.change("cuda 12080", "cuda 12080\nnvmlDeviceGetCount error 18")
+    driver.load("nvmlDeviceGetCount error 18\n" + build.scenario("h100"))
     with pytest.raises(BlindError, match="version mismatch"):
         look(sampler, node)
-    driver.load(build.scenario("h100").replace("driver 570.124.06", "driver 575.10"))
+    driver.load(build.answering(build.scenario("h100"), "driver", "575.10"))
     forget_waiting(sampler)
     info = next(sample for sample in look(sampler, node) if sample.metric.name == "gpu_driver_info")
     assert info.labels[0] == "575.10"
@@ -184,7 +184,7 @@ def test_processes_that_cannot_be_ended_do_not_pile_up(
 ) -> None:
     """A process that hangs in the kernel outlives SIGKILL: after three no more are started."""
     monkeypatch.setattr("rankscope.agent.samplers._nvml.link.Link.dead", lambda self: False)
-    driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
+    driver.load(build.answering(build.scenario("h100"), "nvmlDeviceGetPowerUsage", "hang"))
     sampler = gpu(deadline=0.3, first_deadline=0.3)
     for _ in range(3):
         with pytest.raises(BlindError):
@@ -197,7 +197,7 @@ def test_processes_that_cannot_be_ended_do_not_pile_up(
 
 def test_the_process_ends_when_its_agent_is_gone(driver: Driver, library: Path) -> None:
     """Also while NVML hangs."""
-    driver.load(build.scenario("h100").replace("nvmlDeviceGetPowerUsage 642310", "nvmlDeviceGetPowerUsage hang"))
+    driver.load(build.answering(build.scenario("h100"), "nvmlDeviceGetPowerUsage", "hang"))
     source = NvmlSource(str(library), deadline=60.0)
     link = source._open(time.monotonic())
     assert link._process.stdin is not None
