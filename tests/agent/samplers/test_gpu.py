@@ -154,6 +154,25 @@ def test_a_card_that_must_be_reset_says_so(driver: Driver, gpu: Make, node: Node
     assert not refused & {key[0] for key in found}
 
 
+@pytest.mark.parametrize(
+    ("version", "first"),
+    [("570.211.01", None), ("575.57.08", 251), ("580.65.06", 251), ("580.82.07", 269), ("590.48.01", 269)],
+)
+def test_throttled_time_is_read_by_the_numbers_of_the_driver(
+    driver: Driver, gpu: Make, node: Node, version: str, first: int | None
+) -> None:
+    """What one driver calls throttled time is power smoothing in another."""
+    counters = "".join(f"field.{number} {number}000000000\n" for number in (251, 252, 253, 269, 270, 271))
+    driver.load(build.answering(build.scenario("l4"), "driver", version) + counters)
+    found = values(gpu().sample(node))
+    seconds = [
+        found.get(("gpu_throttle_seconds_total", "0", reason))
+        for reason in ("sw_thermal", "hw_thermal", "hw_power_brake")
+    ]
+    assert seconds == ([None] * 3 if first is None else [first, first + 1, first + 2])
+    assert found["gpu_throttle_seconds_total", "0", "sw_power_cap"] == 1.25
+
+
 def test_a_grace_blackwell_card_tells_its_own_power(driver: Driver, gpu: Make, node: Node) -> None:
     """Not that of its module, of which it is a half."""
     driver.load(build.scenario("gb200"))

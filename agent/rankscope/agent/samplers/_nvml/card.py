@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.fields import field_number
 from rankscope.agent.samplers._nvml.reads import Field, Gpm, Read
 from rankscope.agent.samplers._nvml.row import Row
 
@@ -74,9 +75,11 @@ def number(got: object) -> float | None:
 
 
 class Card:
-    """A GPU or a MIG instance. `api` is nvidia-ml-py, or what stands in for it."""
+    """A GPU or a MIG instance. `api` is nvidia-ml-py, or what stands in for it; `driver` the driver's version."""
 
-    def __init__(self, api: Any, handle: object, rows: tuple[Row, ...], profile: Profile | None) -> None:
+    def __init__(
+        self, api: Any, handle: object, rows: tuple[Row, ...], profile: Profile | None, driver: str = ""
+    ) -> None:
         self._api = api
         self._handle = handle
         self._rows = rows
@@ -89,11 +92,10 @@ class Card:
         for row in rows:
             for each in row.reads.values():
                 for read in each if isinstance(each, tuple) else (each,):
-                    number_of = getattr(nvml, str(getattr(read, "name", "")), None)
-                    if isinstance(read, Field) and number_of is not None:
-                        self._field_ids[read] = (number_of, read.scope)
-                    elif isinstance(read, Gpm) and number_of is not None:
-                        self._gpm_ids[read] = number_of
+                    if isinstance(read, Field) and (field := field_number(read.name, driver)) is not None:
+                        self._field_ids[read] = (field, read.scope)
+                    elif isinstance(read, Gpm) and (metric := getattr(nvml, read.name, None)) is not None:
+                        self._gpm_ids[read] = metric
         self._calls: dict[tuple[object, ...], Any] = {}
         self._fields: dict[Field, float | None] | None = None
         self._metrics: dict[int, float] | None = None

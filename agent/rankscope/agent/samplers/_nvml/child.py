@@ -101,8 +101,9 @@ def profile_of(handle: object, instance: int | None) -> Profile | None:
 class Cards:
     """The devices by index, each opened when it is first looked at."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, driver: str) -> None:
         self._answers = answers
+        self._driver = driver
         self._devices: dict[int, Device] = {}
         self._xids = Xids()
 
@@ -128,7 +129,7 @@ class Cards:
     def _open(self, index: int) -> Device:
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            device = Device(nvml, index, handle, profile_of)
+            device = Device(nvml, index, handle, profile_of, self._driver)
         except nvml.NVMLError as error:
             check(error)
             raise LostError(str(error)) from None
@@ -156,8 +157,9 @@ def main() -> int:
     answers, questions = Answers(), Questions()
     try:
         nvml.nvmlInit()
-        answers.say(versions=versions())
-        cards = Cards(answers)
+        found = versions()
+        answers.say(versions=found)
+        cards = Cards(answers, found["driver_version"])
         while True:
             question = questions.next()
             cards.look(bool(question.get("slow")), set(question.get("skip", ())))

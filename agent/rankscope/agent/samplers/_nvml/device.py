@@ -19,7 +19,7 @@ ProfileOf = Callable[[object, "int | None"], "Profile | None"]
 class Device:
     """A GPU behind its handle. Raises NVMLError when not even the uuid can be read."""
 
-    def __init__(self, api: Any, index: int, handle: object, profile_of: ProfileOf) -> None:
+    def __init__(self, api: Any, index: int, handle: object, profile_of: ProfileOf, driver: str) -> None:
         self._api = api
         self._handle = handle
         self._profile_of = profile_of
@@ -27,7 +27,7 @@ class Device:
         self.uuid = str(api.nvmlDeviceGetUUID(handle))
         self._mig = self._mig_mode()
         # GPM samples of the whole device are not to be had in MIG mode, only those of instances
-        self._card = Card(api, handle, ROWS, None if self._mig == "enabled" else profile_of(handle, None))
+        self._card = Card(api, handle, ROWS, None if self._mig == "enabled" else profile_of(handle, None), driver)
         self._facts = self._read_facts()
         self._instances: list[_Slice] | None = None
         self._seen = 0  # time stamp of the newest process utilization, microseconds

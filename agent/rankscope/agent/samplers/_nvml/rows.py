@@ -139,11 +139,11 @@ ROWS: tuple[Row, ...] = (
         "gpu_throttle_seconds_total", "counter", "s",
         "Time throttled; reason=sw_power_cap|hw_thermal|sw_thermal|hw_power_brake|sync_boost.",
         {
-            "sw_power_cap": Field(_FI + "CLOCKS_EVENT_REASON_SW_POWER_CAP", per=1e9),
+            "sw_power_cap": Field(_FI + "PERF_POLICY_POWER", per=1e9),
             "hw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN", per=1e9),
             "sw_thermal": Field(_FI + "CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN", per=1e9),
             "hw_power_brake": Field(_FI + "CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN", per=1e9),
-            "sync_boost": Field(_FI + "CLOCKS_EVENT_REASON_SYNC_BOOST", per=1e9),
+            "sync_boost": Field(_FI + "PERF_POLICY_SYNC_BOOST", per=1e9),
         },
         "reason",
     ),

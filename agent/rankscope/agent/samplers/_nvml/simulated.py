@@ -30,7 +30,8 @@ class Simulated:
         self._scenario = parse(text)
         self._cards = [_Card(answers) for answers in self._scenario.cards]
         api = _Nvml(self._scenario)
-        self._devices = [Device(api, i, card.answers, card.profile) for i, card in enumerate(self._cards)]
+        driver = self._scenario.system.get("driver", "")
+        self._devices = [Device(api, i, card.answers, card.profile, driver) for i, card in enumerate(self._cards)]
         self._last = 0.0
         self._looks = 0
 
