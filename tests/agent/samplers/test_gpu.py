@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers._nvml.source import SLOW
 from rankscope.agent.samplers.gpu import Gpu
 from tests.agent.samplers.conftest import Driver, Root, attach, declared, values, wait_for
 from tests.nvml import build
@@ -152,6 +153,19 @@ def test_a_card_that_must_be_reset_says_so(driver: Driver, gpu: Make, node: Node
     assert found["gpu_nvlink_links_up", "0"] == 0
     refused = {"gpu_power_watts", "gpu_clock_hertz", "gpu_encoder_utilization_ratio", "gpu_decoder_utilization_ratio"}
     assert not refused & {key[0] for key in found}
+
+
+def test_links_that_do_not_answer_are_neither_down_nor_forgotten(driver: Driver, gpu: Make, node: Node) -> None:
+    sampler = gpu()
+    whole = build.scenario("h100")
+    waits = build.answering(whole, "nvmlDeviceGetNvLinkState.3", "error 16")  # GPU requires reset
+    counts: list[float | None] = []
+    for text in (waits, whole, waits):
+        driver.load(text)
+        for _ in range(SLOW):
+            found = values(sampler.sample(node))
+        counts.append(found.get(("gpu_nvlink_links_up", "0")))
+    assert counts == [None, 18, None]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ _BLANK32 = 0x7FFFFFF0  # and the 15 above it: blank, not found, not supported, n
 _BLANK64 = 0x7FFFFFFFFFFFFFF0
 _BLANK_DOUBLE = 140737488355328.0
 _NO_VALUE = frozenset((0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, -1))  # NVML_VALUE_NOT_AVAILABLE
-MAX_LINKS = 18
+MAX_LINKS = 36
 
 
 class LostError(Exception):
@@ -195,14 +195,15 @@ class Card:
         return number(self._metrics.get(self._gpm_ids[gpm]))
 
     def links_up(self) -> float | None:
-        """Count the links that are up; None for a card without any."""
-        if self._links is None:
-            self._links = [link for link in range(MAX_LINKS) if self._link(link) is not None]
-        return float(sum(self._link(link) or 0 for link in self._links)) if self._links else None
-
-    def _link(self, link: int) -> int | None:
-        try:
-            return int(self._api.nvmlDeviceGetNvLinkState(self._handle, link) == nvml.NVML_FEATURE_ENABLED)
-        except nvml.NVMLError as error:
-            check(error)
-            return None
+        """Count the links that are up; None for a card without any, and while one does not tell."""
+        known = self._links
+        states: dict[int, bool] = {}
+        for link in range(MAX_LINKS) if known is None else known:
+            try:
+                states[link] = self._api.nvmlDeviceGetNvLinkState(self._handle, link) == nvml.NVML_FEATURE_ENABLED
+            except nvml.NVMLError as error:  # noqa: PERF203
+                check(error)
+                if known is not None or error.value not in _UNSUPPORTED:
+                    return None
+        self._links = list(states)
+        return float(sum(states.values())) if states else None
