@@ -240,7 +240,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "gpu_recovery_action", "gauge", "enum",
-        "Driver-requested action: 0 none 1 reset 2 reboot 3 drain p2p 4 drain+reset.",
+        "Driver-requested action: 0 none 1 reset 2 reboot 3 drain p2p 4 drain+reset 5 recover IMEX domain 6 bus reset "
+        "7 system reboot.",
         {"": Field(_FI + "GET_GPU_RECOVERY_ACTION")}, high=15,
     ),
     ratio(
