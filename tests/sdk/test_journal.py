@@ -48,7 +48,7 @@ def read(folder: Path, reader: Reader | None = None) -> list[int]:
     reader = reader or Reader(folder)
     steps: list[int] = []
     while found := reader.read(1000, 1 << 20)[1]:
-        steps += [record.step for record in found]
+        steps += [step for one in found if isinstance(one, _records.Rows) for step in one.steps]
     return steps
 
 
@@ -292,4 +292,26 @@ def test_a_journal_whose_mount_runs_out_of_inodes_is_like_a_full_disk(
     glance = Glance(tmp_path)
     assert glance.dropped == {"disk_full": 30_000 - written}
     glance.close()
+    journal.close()
+
+
+def test_a_record_that_is_written_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is interrupted between two pages sees an old body under a new mark."""
+    journal = _journal.Journal(tmp_path, Live(tmp_path, True), True, warn)
+    begin = journal.offset
+    put(journal, 1.0, step=1)
+    put(journal, 2.0, step=2)
+    whole = bytes(journal.buffer[begin : journal.offset])
+    half = bytearray(whole)
+    second = len(whole) // 2
+    half[second + 8 : second + 32] = bytes(24)  # step, time and value of the second are not there yet, its mark is
+    looks: list[bytes] = [whole[:4], bytes(half).ljust(32 * 1024, b"\0")]
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: looks.pop(0) if at and looks else pread(file, size, at))
+    reader = Reader(tmp_path)
+    _, found = reader.read(10, 1 << 20)
+    assert not looks
+    assert [(one.steps, one.values) for one in found if isinstance(one, _records.Rows)] == [([1, 2], [1.0, 2.0])]
     journal.close()

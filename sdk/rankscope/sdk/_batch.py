@@ -1,13 +1,12 @@
-"""From records of a journal to messages: rows of one shape that follow each other become a block."""
+"""From records of a journal to messages: the rows of one shape become a block."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
-from rankscope.sdk._records import Column, Record, Shape
+from rankscope.sdk._records import Column, Event, Rows, Shape
 from rankscope.v1 import ingest_pb2
 
 REASONS = {
@@ -30,7 +29,7 @@ class Batches:
     def make(
         self,
         first: int,
-        records: Sequence[Record],
+        records: Sequence[Rows | Event],
         shape: Callable[[int], Shape],
         clock_offset: int,
         left_out: Collection[int] = (),
@@ -39,35 +38,31 @@ class Batches:
 
         The records whose offsets are in `left_out` are counted in the batch, but not in it.
         """
-        batch = ingest_pb2.Batch(first_sequence=first, records=len(records), clock_offset_ns=clock_offset)
-        unreadable = 0
-        run: list[Record] = []
-        for index, record in enumerate(records):
-            if run and (record.kind or record.shape != run[-1].shape or index in left_out):
-                unreadable += self._block(batch, run, shape)
-                run = []
-            if index in left_out:
-                continue
-            if record.kind:
-                batch.events.append(_event(record, index))
-            else:
-                run.append(record)
-        if run:
-            unreadable += self._block(batch, run, shape)
+        batch = ingest_pb2.Batch(
+            first_sequence=first, records=sum(len(found) for found in records), clock_offset_ns=clock_offset
+        )
+        unreadable = offset = 0
+        for found in records:
+            if isinstance(found, Rows):
+                kept = [row for row in range(len(found)) if offset + row not in left_out]
+                if kept:
+                    unreadable += self._block(batch, found.only(kept) if left_out else found, shape)
+            elif offset not in left_out:
+                batch.events.append(_event(found, offset))
+            offset += len(found)
         return batch, unreadable
 
-    def _block(self, batch: ingest_pb2.Batch, rows: Sequence[Record], shape: Callable[[int], Shape]) -> int:
-        values = b"".join(row.values for row in rows)
+    def _block(self, batch: ingest_pb2.Batch, rows: Rows, shape: Callable[[int], Shape]) -> int:
         try:
-            columns = shape(rows[0].shape)
+            columns = shape(rows.shape)
         except KeyError:  # its line was lost to a full disk
-            return len(values) // 8
+            return len(rows.values)
         batch.blocks.append(
             ingest_pb2.Block(
                 series=[self._number(batch, column) for column in columns.columns],
-                step=[row.step for row in rows],
-                monotonic_ns=[row.time for row in rows],
-                value=struct.unpack(f"<{len(values) // 8}d", values),
+                step=rows.steps,
+                monotonic_ns=rows.times,
+                value=rows.values,
                 late=columns.late,
             )
         )
@@ -82,9 +77,9 @@ class Batches:
         return number
 
 
-def _event(record: Record, offset: int) -> ingest_pb2.Event:
+def _event(record: Event, offset: int) -> ingest_pb2.Event:
     event = ingest_pb2.Event(offset=offset, step=record.step, monotonic_ns=record.time)
-    fields = record.fields or {}
+    fields = record.fields
     if record.kind == "text":
         event.text.tag, event.text.value = _text(fields, "tag"), _text(fields, "value")
     elif record.kind == "alert":

@@ -83,8 +83,8 @@ def last_word(delivery: Delivery, folder: Path) -> bool:
 def _last_step(folder: Path) -> int:
     step = 0
     for _, path in reversed(spool.segments(folder)):
-        for _, record in records.records(path.read_bytes()[records.SEGMENT.size :]):
-            step = record.step
+        for _, found in records.records(path.read_bytes()[records.SEGMENT.size :]):
+            step = found.step if isinstance(found, records.Event) else found.steps[-1]
         if step:
             break
     return step

@@ -13,7 +13,8 @@ from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
 
 _CHUNK = 32 * 1024
-# On x86 a record's mark is never seen before its body. Elsewhere stores may be seen out of order for a moment.
+_NOTHING = bytes(4)
+# On x86 a record's mark is never stored before its body. Elsewhere stores may be seen out of order for a moment.
 _ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
 
 
@@ -31,14 +32,24 @@ class Reader:
         self._first = 0  # sequence of the first record of the current segment
         self._shapes_at = 0
         self._looks = 0
-        self.eager = True  # look for the next segment every time
+        self.eager = True  # a next segment may be there at any time
 
     def seek(self, sequence: int) -> None:
         """Go on with the record `sequence`, or with the first one behind it that is still there."""
         self._close()
         self.next = sequence
 
-    def read(self, most: int, most_bytes: int) -> tuple[int, list[records.Record]]:
+    def news(self) -> bool:
+        """True when `read` is worth its while: something was written, or it is time to look for a next segment.
+
+        Raises OSError.
+        """
+        if self._file < 0 or self._look(4) != _NOTHING:
+            return True
+        self._looks += 1  # every fifth time: a large record may begin a next segment early
+        return self.eager or self._offset > records.SEGMENT_BYTES * 3 // 4 or self._looks % 5 == 0
+
+    def read(self, most: int, most_bytes: int) -> tuple[int, list[records.Rows | records.Event]]:
         """Return the sequence of the first record and the records that are there, at most so many.
 
         A sequence larger than `next` was tells that records are missing: dropped. A list never spans segments.
@@ -46,12 +57,12 @@ class Reader:
         if self._file < 0 and not self._open():
             return self.next, []
         found = self._take(most, most_bytes)
-        if not found and self._time_to_follow() and self._follow():
+        if not found and self._follow():
             found = self._take(most, most_bytes)
         first = self.next
-        self.next += len(found)
-        if found:
-            self.step = max(record.step for record in found)
+        for one in found:
+            self.next += len(one)
+            self.step = one.step if isinstance(one, records.Event) else max(one.steps)
         return first, found
 
     def shape(self, number: int) -> records.Shape:
@@ -130,32 +141,31 @@ class Reader:
             self._offset += offset
         # When fewer records are here than `next` says, the next segment has it.
 
-    def _take(self, most: int, most_bytes: int) -> list[records.Record]:
-        found: list[records.Record] = []
-        while len(found) < most and most_bytes > 0 and (buffer := self._buffer()):
-            offset = 0
-            while len(found) < most and (size := records.whole(buffer, offset)):
-                found.append(records.parse(buffer, offset, size))
-                offset += size
-            if not offset:
+    def _take(self, most: int, most_bytes: int) -> list[records.Rows | records.Event]:
+        found: list[records.Rows | records.Event] = []
+        while most > 0 and most_bytes > 0 and (buffer := self._buffer()):
+            part = list(records.records(buffer, most))
+            if not part:
                 break
-            self._offset += offset
-            most_bytes -= offset
+            end = part[-1][0]
+            if not _ORDERED:
+                time.sleep(0.0005)
+            again = self._look(end)
+            if again != buffer[:end]:  # one was being written during the first look
+                part = list(records.records(again, most))
+            found += [one for _, one in part]
+            most -= sum(len(one) for _, one in part)
+            self._offset += end
+            most_bytes -= end
         return found
 
     def _buffer(self) -> bytes:
-        """Return what the segment holds from here on, once it is certain to be seen in order; b"" for nothing."""
-        size = int.from_bytes(os.pread(self._file, 4, self._offset), "little")
-        if not size:
-            return b""
-        if not _ORDERED:
-            time.sleep(0.0005)
-        return os.pread(self._file, min(max(size, _CHUNK), records.SEGMENT_BYTES), self._offset)
+        """Return what the segment holds from here on; b"" for nothing."""
+        size = int.from_bytes(self._look(4), "little")
+        return self._look(min(max(size, _CHUNK), records.SEGMENT_BYTES)) if size else b""
 
-    def _time_to_follow(self) -> bool:
-        """True when a next segment is likely; else every fifth time, for one that a large record began early."""
-        self._looks += 1
-        return self.eager or self._offset > records.SEGMENT_BYTES * 3 // 4 or self._looks % 5 == 0
+    def _look(self, size: int) -> bytes:
+        return os.pread(self._file, size, self._offset)
 
     def _follow(self) -> bool:
         """Go to the next segment when this one is read to its end."""
@@ -198,8 +208,10 @@ def survey(folder: Path) -> tuple[int, bool, int]:
         if not data.startswith(records.MAGIC):
             continue
         last = max(last, first - 1)
-        for count, (_, record) in enumerate(records.records(data[records.SEGMENT.size :])):
-            last, said, time_ns = first + count, record.kind == "goodbye", record.time
+        for _, found in records.records(data[records.SEGMENT.size :]):
+            last += len(found)
+            said = isinstance(found, records.Event) and found.kind == "goodbye"
+            time_ns = found.time if isinstance(found, records.Event) else found.times[-1]
         if time_ns:
             break
     return last, said, time_ns

@@ -8,12 +8,13 @@ record without its mark does not exist yet.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 SEGMENT_BYTES = 1 << 20
 PIECE_BYTES = 256 * 1024  # largest piece of something large
@@ -55,26 +56,47 @@ def read_shape(line: bytes) -> Shape:
     return Shape(number, tuple(Column(name, kind) for name, kind in columns), late)
 
 
+@functools.lru_cache(256)
 def row_struct(width: int) -> struct.Struct:
     """The layout of a whole row of `width` values: size, shape, step, time, values, mark."""
     return struct.Struct(f"<IIqq{width}dQ")
 
 
 @dataclass(frozen=True)
-class Record:
-    """One record as it is read back: a row with its packed values, or an event with its fields."""
+class Rows:
+    """Rows of one shape that follow each other, as they are read back."""
 
-    shape: int  # number of the row's shape; of an event: 0
+    shape: int  # number of the shape
+    steps: Sequence[int]
+    times: Sequence[int]  # CLOCK_MONOTONIC, ns
+    values: Sequence[float]  # row after row
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def one(self, row: int) -> Sequence[float]:
+        """Return the values of one row."""
+        width = len(self.values) // len(self.steps)
+        return self.values[row * width : (row + 1) * width]
+
+    def only(self, kept: Sequence[int]) -> Rows:
+        """Return some of the rows."""
+        values = [value for row in kept for value in self.one(row)]
+        return Rows(self.shape, [self.steps[row] for row in kept], [self.times[row] for row in kept], values)
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event, as it is read back."""
+
+    kind: str
     step: int
     time: int  # CLOCK_MONOTONIC, ns
-    values: bytes = b""  # of a row: little-endian doubles
-    kind: str = ""  # of an event
-    fields: Mapping[str, object] | None = None
+    fields: Mapping[str, object]
     data: bytes = b""
 
-    @property
-    def size(self) -> int:
-        return HEAD.size + len(self.values) + len(self.data) + 64
+    def __len__(self) -> int:
+        return 1
 
 
 def event(kind: str, step: int, time: int, fields: Mapping[str, object], data: bytes = b"") -> bytes:
@@ -88,12 +110,21 @@ def event(kind: str, step: int, time: int, fields: Mapping[str, object], data: b
     return b"".join((head, text, data, bytes(padding), TAIL.pack(MARK)))
 
 
-def records(buffer: bytes) -> Iterator[tuple[int, Record]]:
-    """Yield the whole records that `buffer` begins with, each with the offset of its end."""
+def records(buffer: bytes, most: int = 1 << 30) -> Iterator[tuple[int, Rows | Event]]:
+    """Yield the whole records that `buffer` begins with, `most` of them, each time with the offset of their end."""
     offset = 0
-    while (size := whole(buffer, offset)) > 0:
-        yield offset + size, parse(buffer, offset, size)
-        offset += size
+    while most > 0 and (size := whole(buffer, offset)):
+        _, shape, step, time = cast("tuple[int, int, int, int]", HEAD.unpack_from(buffer, offset))
+        if shape < EVENT:
+            rows = _rows(buffer, offset, size, shape, most)
+            offset += size * len(rows)
+            most -= len(rows)
+            yield offset, rows
+        else:
+            found = _event(buffer, offset + HEAD.size, shape, step, time)
+            offset += size
+            most -= 1
+            yield offset, found
 
 
 def whole(buffer: bytes | bytearray | mmap.mmap, offset: int) -> int:
@@ -107,12 +138,20 @@ def whole(buffer: bytes | bytearray | mmap.mmap, offset: int) -> int:
     return size if mark == MARK else 0
 
 
-def parse(buffer: bytes, offset: int, size: int) -> Record:
-    """Return the whole record of `size` bytes at `offset`."""
-    _, shape, step, time = cast("tuple[int, int, int, int]", HEAD.unpack_from(buffer, offset))
-    body = offset + HEAD.size
-    if shape < EVENT:
-        return Record(shape, step, time, buffer[body : offset + size - TAIL.size])
+def _rows(buffer: bytes, offset: int, size: int, shape: int, most: int) -> Rows:
+    """Return the rows of one shape from `offset` on, the first of which is whole: unpacked together, since most are."""
+    layout = row_struct((size - HEAD.size - TAIL.size) // 8)
+    end = offset + size * min(most, (len(buffer) - offset) // size)
+    found: list[tuple[Any, ...]] = []
+    for row in layout.iter_unpack(memoryview(buffer)[offset:end]):
+        if row[0] != size or row[1] != shape or row[-1] != MARK:
+            break
+        found.append(row)
+    values = [value for row in found for value in row[4:-1]]
+    return Rows(shape, [row[2] for row in found], [row[3] for row in found], values)
+
+
+def _event(buffer: bytes, body: int, shape: int, step: int, time: int) -> Event:
     text, data = cast("tuple[int, int]", SIZES.unpack_from(buffer, body))
     body += SIZES.size
     fields: object = None
@@ -120,4 +159,4 @@ def parse(buffer: bytes, offset: int, size: int) -> Record:
         fields = json.loads(buffer[body : body + text])
     kind = KINDS[shape - EVENT] if shape - EVENT < len(KINDS) else "unknown"
     table = cast("dict[str, object]", fields) if isinstance(fields, dict) else {}
-    return Record(0, step, time, kind=kind, fields=table, data=buffer[body + text : body + text + data])
+    return Event(kind, step, time, table, buffer[body + text : body + text + data])

@@ -17,7 +17,7 @@ import grpc.aio
 from rankscope.sdk._batch import Batches
 from rankscope.sdk._live import Glance
 from rankscope.sdk._reader import Reader
-from rankscope.sdk._records import Record
+from rankscope.sdk._records import Event, Rows
 from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
 
 PROTOCOL = 1
@@ -25,10 +25,9 @@ BATCH_RECORDS = 5_000
 BATCH_BYTES = 1_000_000
 RECORDS_A_SECOND = 20_000  # a backlog is drained no faster than this
 UNACKED_RECORDS = 15_000
-POLL = 0.05  # seconds between two looks at the journal
-POLL_FAST = 0.2  # the same while many records come: a write costs about as much as a thousand records
-POLL_QUIET = 0.1  # the same when nothing has come for a while
-MANY = 8  # records in one look
+POLL, POLL_MOST = 0.1, 0.5  # seconds until the next look at the journal: a third of how long nothing came
+PAUSE = 0.1  # seconds for each record of a write until the next: a write costs as much as hundreds of records
+PAUSE_MOST = 1.0
 WELCOME_SECONDS = 10.0
 SILENT_SECONDS = 30.0  # without an acknowledgement of what was sent, the stream counts as dead
 BACKOFF_FIRST, BACKOFF_MOST = 0.05, 5.0
@@ -105,7 +104,7 @@ class Delivery:
         self._alive = time.monotonic()
         stream = asyncio.ensure_future(self._stream())
         while not stream.done():
-            await asyncio.wait({stream}, timeout=0.5)
+            await asyncio.wait({stream}, timeout=2.0 if self.connected else 0.5)
             patience = SILENT_SECONDS if self.connected else WELCOME_SECONDS
             if not stream.done() and (self.stop() or time.monotonic() - self._alive > patience):
                 stream.cancel()
@@ -126,6 +125,7 @@ class Delivery:
                     raise Lost("the agent did not say welcome")
                 self._welcome(first.welcome)
                 listener = asyncio.ensure_future(self._listen(call))
+                listener.add_done_callback(lambda _: self.wake())
                 try:
                     await self._send(call, listener, first.welcome.heartbeat_seconds or 5.0)
                 finally:
@@ -143,7 +143,7 @@ class Delivery:
         self.welcomed(welcome)
 
     async def _send(self, call: Call, listener: asyncio.Future[None], every: float) -> None:
-        batches, beat, busy, sent = Batches(), 0.0, 0.0, self.acked
+        batches, beat, busy, sent = Batches(), 0.0, time.monotonic(), self.acked
         while not self.done and not self.stop():
             if listener.done():
                 await listener
@@ -157,21 +157,24 @@ class Delivery:
             if self._limit < BATCH_RECORDS and sent > self.acked:
                 room = 0  # one of the next records is refused: find out which
             self._waits = room <= 0
-            pause = POLL if now - busy < 2.0 else POLL_QUIET
-            if room > 0:
+            count = 0
+            if room > 0 and self.reader.news():
                 first, found = self.reader.read(room, BATCH_BYTES)
+                count = sum(len(one) for one in found)
                 if found:
                     await call.write(ingest_pb2.FromRank(batch=self._batch(batches, first, found)))
-                    sent, busy = first + len(found) - 1, now
-                    self._tokens -= len(found)
-                    if len(found) >= min(room, 1000):  # a backlog; else let a few more come before the next write
-                        continue
-                    pause = POLL_FAST if len(found) > MANY else POLL
+                    sent, busy = first + count - 1, now
+                    self._tokens -= count
             if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
                 raise Lost("the agent acknowledges nothing")
-            await self._pause(pause)
+            if count >= min(room, 1000) > 0:
+                continue  # a backlog
+            if count or room <= 0:
+                await self._pause(min(PAUSE_MOST, PAUSE * max(1, count)))
+            else:
+                await self._news(busy, min(beat, now + 5.0))
 
-    def _batch(self, batches: Batches, first: int, found: Sequence[Record]) -> ingest_pb2.Batch:
+    def _batch(self, batches: Batches, first: int, found: Sequence[Rows | Event]) -> ingest_pb2.Batch:
         offset = self.reader.clock_offset if self.wall_offset is None else self.wall_offset()
         left_out = {sequence - first for sequence in self._skip if sequence >= first}
         batch, unreadable = batches.make(first, found, self.reader.shape, offset, left_out)
@@ -241,6 +244,32 @@ class Delivery:
             phase=glance.phase,
             step=self.reader.step,
         )
+
+    async def _news(self, since: float, until: float) -> None:
+        """Wait for news in the journal, or `wake()`; nothing came since one time, something else is due at the other.
+
+        A callback looks: it costs a fraction of a task that is woken for nothing.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+
+        def later() -> None:
+            loop.call_later(min(POLL_MOST, max(POLL, (time.monotonic() - since) / 3)), look)
+
+        def look() -> None:
+            try:
+                due = self.reader.news() or time.monotonic() >= until or self.stop() or self.final is not None
+            except OSError:
+                due = True  # the next read says the same
+            if waiter.done():
+                return
+            if due:
+                waiter.set_result(None)
+            else:
+                later()
+
+        later()
+        await waiter
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until `wake()`; while the agent's socket is away, also until there is a new one."""

@@ -11,7 +11,6 @@ def test_loss_is_logged():
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import NamedTuple
 from rankscope.sdk import _guard, _live, _runtime
 from rankscope.sdk._begin import Request
 from rankscope.sdk._reader import Reader
+from rankscope.sdk._records import Rows, Shape
 
 
 class Point(NamedTuple):
@@ -72,15 +72,17 @@ class Captured:
             _, found = self.reader.read(5000, 1 << 20)
             if not found:
                 return
-            for record in found:
-                if record.kind:
-                    self.events.append(Event(record.kind, record.step, dict(record.fields or {}), record.data))
-                    continue
-                shape = self.reader.shape(record.shape)
-                values: tuple[float, ...] = struct.unpack(f"<{len(shape.columns)}d", record.values)
-                for column, value in zip(shape.columns, values, strict=True):
-                    series = self.phases if column.kind == "phase" else self.scalars
-                    series.setdefault(column.name, []).append(Point(record.step, value, shape.late))
+            for one in found:
+                if isinstance(one, Rows):
+                    self._rows(one, self.reader.shape(one.shape))
+                else:
+                    self.events.append(Event(one.kind, one.step, dict(one.fields), one.data))
+
+    def _rows(self, rows: Rows, shape: Shape) -> None:
+        for row, step in enumerate(rows.steps):
+            for column, value in zip(shape.columns, rows.one(row), strict=True):
+                series = self.phases if column.kind == "phase" else self.scalars
+                series.setdefault(column.name, []).append(Point(step, value, shape.late))
 
 
 @contextmanager
