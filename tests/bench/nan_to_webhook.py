@@ -1,8 +1,9 @@
-"""How long from the call of `log()` with a NaN to the webhook in a real HTTP receiver."""
+"""How long from the call of `log()` with a NaN to the webhook in a real HTTP receiver, at 100 steps a second."""
 
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -27,11 +28,12 @@ def main() -> None:
             os.environ["RANKSCOPE_SPOOL"] = str(Path(folder, "spool"))
             for round_ in range(ROUNDS):
                 sdk.init(project="bench", name=f"nan-{round_}", id=f"nan-{round_}", agent=f"unix:{running.socket}")
-                for step in range(50):
-                    sdk.log(loss=2.0 - step / 100, step=step)
+                last = 50 + random.randrange(100)
+                for step in range(last):
+                    sdk.log(loss=2.0 - step / 200, step=step)
                     time.sleep(0.01)
                 logged = time.time()
-                sdk.log(loss=float("nan"), step=50)
+                sdk.log(loss=float("nan"), step=last)
                 arrival = _wait(webhooks, f"nan-{round_}-")
                 seconds.append(arrival.time - logged)
                 sdk.finish()

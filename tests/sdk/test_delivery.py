@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from rankscope.sdk._batch import Batches
 from rankscope.sdk._cost import Cost
 from rankscope.sdk._delivery import complete
 from rankscope.sdk._live import Glance, Live
-from rankscope.sdk._records import Column, Record, Shape
+from rankscope.sdk._records import Column, Rows, Shape
 
 from .conftest import Script
 from .server import Agent, Kept, wait_for
@@ -276,7 +275,7 @@ def test_beyond_its_budget_the_sdk_thins_what_is_optional(short: Path) -> None:
 def test_a_clock_that_jumps_moves_no_point_twice(short: Path) -> None:
     """Rows carry the monotonic clock; the wall clock is added when they are sent."""
     shape = Shape(0, (Column("loss"),))
-    rows = [Record(0, step, step * 1000, struct.pack("<d", 1.0)) for step in range(3)]
+    rows = [Rows(0, [step], [step * 1000], [1.0]) for step in range(3)]
     batches = Batches()
     for first, offset in ((1, 10**18), (2, 5), (3, 10**18)):
         batch, _ = batches.make(first, rows[first - 1 : first], lambda _: shape, offset)
@@ -335,3 +334,21 @@ def test_the_journal_is_bounded_and_says_what_it_dropped(agent: Agent, script: S
     wait_for(lambda: kept.beats[-1].dropped["journal_full"] == kept.gaps)
     assert len(kept.rows) + kept.gaps == 200_000
     assert kept.scalar("loss")[-1] == (199_999, 199_999.0)
+
+
+def test_hurrying_a_sender_that_does_not_listen_holds_nobody_up(script: Script) -> None:
+    """The pipe between rank and sender is full long before the last of these; a rank that waits never ends."""
+    process = script("""
+        import os, signal
+        from rankscope import sdk
+        from rankscope.sdk import _launch, _runtime
+        sdk.init(project="p", name="n")
+        helper, _launch.WAKE_EVERY = _runtime.running.helper, -1.0
+        os.kill(helper.pid, signal.SIGSTOP)
+        for step in range(200_000):
+            helper.wake()
+        sdk.log(loss=float("nan"))
+        os.kill(helper.pid, signal.SIGCONT)
+        print("through")
+    """)
+    assert process.communicate(timeout=60)[0].endswith("through\n")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rankscope import sdk
+from rankscope.sdk import _session
 from rankscope.sdk.testing import capture
 
 
@@ -300,3 +301,17 @@ def test_without_a_session_nothing_happens() -> None:
         pass
     assert list(sdk.batches([1, 2])) == [1, 2]
     sdk.finish()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("nan"), torch.tensor(float("inf"))])
+def test_a_number_that_is_not_finite_hurries_the_sender(value: object) -> None:
+    with capture():
+        session = _session.current
+        assert session is not None
+        calls: list[int] = []
+        session.hurry = lambda: calls.append(session.journal.sequence)
+        for step in range(100):
+            sdk.log(loss=1.0, lr=1e-3, big=1e308, accuracy=np.float32(0.5))
+            assert not calls, f"step {step}"
+        sdk.log(loss=value, lr=1e-3)
+        assert calls == [session.journal.sequence], "once, when the row is written"

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+WAKE_EVERY = 0.25  # seconds
 _PROGRAM = (
     "import sys,json;order=json.loads(sys.stdin.buffer.raw.readline());sys.path[:]=json.loads(order['path']);"
     "from rankscope.sdk._sender import main;main(order)"
@@ -49,6 +50,8 @@ class Helper:
         }
         with contextlib.suppress(BrokenPipeError):
             self._in.write(json.dumps(order).encode() + b"\n")
+        os.set_blocking(self._in.fileno(), False)
+        self._woken = 0.0
 
     @property
     def pid(self) -> int:
@@ -58,6 +61,14 @@ class Helper:
     def gone(self) -> bool:
         """True when the sender died: someone killed it, or the machine ran out of memory."""
         return self._process.poll() is not None
+
+    def wake(self) -> None:
+        """Have the sender look at the journal now; at most a few times a second, and never waiting for it."""
+        now = time.monotonic()
+        if now - self._woken > WAKE_EVERY:
+            self._woken = now
+            with contextlib.suppress(OSError, ValueError):
+                os.write(self._in.fileno(), b"!")
 
     def finish(self, deadline: float) -> bool:
         """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""

@@ -42,6 +42,7 @@ class Running:
         self._address = address
         self.helper = Helper(self.begun.folder, address, talks)
         self.begun.session.tend = self.tend
+        self.begun.session.hurry = self.hurry
 
     def tend(self) -> None:
         """Start another sender where ours has died; called now and then by whoever logs."""
@@ -53,6 +54,11 @@ class Running:
             self.helper = Helper(self.begun.folder, self._address, False)
         except (OSError, ValueError):
             self.helper = None
+
+    def hurry(self) -> None:
+        """Have the sender look now; called when a loss that is no number any more was logged."""
+        if self.helper is not None:
+            self.helper.wake()
 
     def end(self, exit_code: object) -> None:
         """Write the goodbye, let the sender deliver, leave the rest on disk."""

@@ -7,6 +7,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from time import monotonic, monotonic_ns
 from typing import SupportsIndex, TypeAlias, cast
 
@@ -45,6 +46,7 @@ class Session:
         "_media",
         "_rare",
         "cost",
+        "hurry",
         "journal",
         "live",
         "phase_objects",
@@ -69,6 +71,7 @@ class Session:
         self._rare = False  # something has to be looked after at the next row
         self._media = 0
         self.tend: Callable[[], None] | None = None  # looks after the sender
+        self.hurry: Callable[[], None] | None = None  # has it look at once
 
     # --- rows of numbers ---------------------------------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ class Session:
         now = monotonic_ns()
         values = scalars if metrics is None else _values.merge(metrics, scalars, self._refuse)
         for value in values.values():
-            if type(value) is not float:
+            if type(value) is not float or value - value:  # no float, or one that is not finite
                 numbers, late = _values.sort_out(values, self._refuse)
                 self._row(now, numbers, step, late)
                 return
@@ -160,6 +163,8 @@ class Session:
                 self._slow(now, found, step, cells)
         else:
             self._slow(now, layout, step, (*values.values(), *spent.values()) if spent else values.values())
+        if self.hurry is not None and not all(map(isfinite, values.values())):
+            self.hurry()
 
     def _slow(self, now: int, layout: Layout, step: int, cells: Iterable[float]) -> None:
         """Write a row where room may have to be made, and look at what it all costs."""
@@ -313,7 +318,7 @@ class Session:
             if self.phases.spent:
                 self._table(monotonic_ns(), max(0, self.step), {}, self.phases.spent)
             self.event("goodbye", fields)
-            self.tend = None
+            self.tend = self.hurry = None
             self.journal.close()
             self.live.close()
             self.phases.page = self.live.page
