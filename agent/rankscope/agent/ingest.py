@@ -20,7 +20,8 @@ from rankscope.agent.runs.state import Node, Rank
 
 log = logging.getLogger("rankscope.ingest")
 
-COMMIT_EVERY = 0.5  # seconds: what an acknowledgement waits for at most
+COMMIT_EVERY = 1.0  # seconds: what an acknowledgement waits for at most
+COMMIT_AT = 10_000  # records not yet safe, over all ranks: a backlog waits for no clock
 ROOM = 32 * 2**20  # bytes taken and not yet on disk, over all ranks; beyond it the streams wait
 
 
@@ -35,6 +36,7 @@ class _Writer:
         self._broken: WeakSet[IntakeSession] = WeakSet()  # of which the record refused something
         self._seen: set[type[Exception]] = set()
         self._urgent = False
+        self._unsafe = 0  # records since the last commit
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
@@ -78,7 +80,9 @@ class _Writer:
             session.loop.call_soon_threadsafe(session.lost, batch.last - batch.first + 1)
             return
         self._dirty[session] = batch.last
-        self._urgent = self._urgent or any(isinstance(event, Goodbye) for event in batch.events)
+        self._unsafe += batch.last - batch.first + 1
+        goodbye = any(isinstance(event, Goodbye) for event in batch.events)
+        self._urgent = self._urgent or goodbye or self._unsafe >= COMMIT_AT
 
     def _commit(self) -> None:
         """Acknowledge what is safe. Raises OSError where something is not."""
@@ -87,7 +91,7 @@ class _Writer:
             self._record.commit()
         except Unsafe as error:
             failed = error
-        dirty, self._dirty, self._urgent = self._dirty, {}, False
+        dirty, self._dirty, self._urgent, self._unsafe = self._dirty, {}, False, 0
         for session, last in dirty.items():
             if failed is not None and session.rank.key in failed.ranks:
                 self._dirty[session] = last
