@@ -28,8 +28,7 @@ UNACKED_RECORDS = 15_000
 POLL, POLL_MOST = 0.1, 0.5  # seconds until the next look at the journal: a third of how long nothing came
 PAUSE = 0.1  # seconds for each record of a write until the next: a write costs as much as hundreds of records
 PAUSE_MOST = 1.0
-WELCOME_SECONDS = 10.0
-SILENT_SECONDS = 30.0  # without an acknowledgement of what was sent, the stream counts as dead
+SILENT_SECONDS = 30.0  # without a welcome, or an acknowledgement of what was sent, a stream counts as dead
 BACKOFF_FIRST, BACKOFF_MOST = 0.05, 5.0
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.FromRank, ingest_pb2.FromAgent]"
@@ -37,7 +36,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.FromRank, ingest_pb2.Fro
 _OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel begins afresh, without the old one's backoff
     ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
@@ -79,7 +78,8 @@ class Delivery:
         while not self.done and not self.stop():
             before = self.progress
             try:
-                await self._supervised()
+                if _reachable(self.address):
+                    await self._supervised()
             except grpc.aio.AioRpcError as error:
                 self._failed(error)
             except (Lost, OSError, asyncio.TimeoutError, asyncio.InvalidStateError):
@@ -105,8 +105,7 @@ class Delivery:
         stream = asyncio.ensure_future(self._stream())
         while not stream.done():
             await asyncio.wait({stream}, timeout=2.0 if self.connected else 0.5)
-            patience = SILENT_SECONDS if self.connected else WELCOME_SECONDS
-            if not stream.done() and (self.stop() or time.monotonic() - self._alive > patience):
+            if not stream.done() and (self.stop() or time.monotonic() - self._alive > SILENT_SECONDS):
                 stream.cancel()
                 await asyncio.wait({stream}, timeout=1.0)
                 break
@@ -120,7 +119,7 @@ class Delivery:
             call: Call = stub.Stream(metadata=metadata)
             try:
                 await call.write(ingest_pb2.FromRank(hello=self.hello))
-                first = await asyncio.wait_for(self._next(call), WELCOME_SECONDS)
+                first = await asyncio.wait_for(self._next(call), SILENT_SECONDS)
                 if first.WhichOneof("body") != "welcome":
                     raise Lost("the agent did not say welcome")
                 self._welcome(first.welcome)
@@ -278,7 +277,7 @@ class Delivery:
         socket = None if self.connected else _socket(self.address)
         while (left := end - loop.time()) > 0:
             waiter = self._waiter = loop.create_future()
-            timer = loop.call_later(left if self.connected else min(left, 0.1), self.wake)
+            timer = loop.call_later(left if self.connected else min(left, POLL_MOST / 2), self.wake)
             await waiter
             timer.cancel()
             if self.connected or self.stop() or _socket(self.address) != socket:
@@ -288,6 +287,11 @@ class Delivery:
 def _error(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
     metadata = grpc.aio.Metadata()
     return grpc.aio.AioRpcError(code, metadata, metadata, details)
+
+
+def _reachable(address: str) -> bool:
+    """False where an attempt would be in vain: there is no such socket."""
+    return not address.startswith("unix:") or _socket(address) is not None
 
 
 def _socket(address: str) -> tuple[int, int] | None:
