@@ -20,7 +20,7 @@ from rankscope.agent.runs.state import Node, Rank
 
 log = logging.getLogger("rankscope.ingest")
 
-COMMIT_EVERY = 1.0  # seconds: what an acknowledgement waits for at most
+COMMIT_EVERY = 2.0  # seconds: what an acknowledgement waits for at most
 COMMIT_AT = 10_000  # records not yet safe, over all ranks: a backlog waits for no clock
 ROOM = 32 * 2**20  # bytes taken and not yet on disk, over all ranks; beyond it the streams wait
 
