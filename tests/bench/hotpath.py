@@ -7,6 +7,7 @@ in environments under `.peers/`, made here from the registry with `--peers`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +28,8 @@ from rankscope.agent.demo.stage import AgentProcess, agent
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers"
-KEYS = ("median", "p99", "cold", "beside", "added")
+PROXY = Path(__file__).parent / "peers" / "proxy.py"
+KEYS = ("median", "p99", "cold", "beside", "added", "memory")
 CONTEST = Path(__file__).parent / "peers" / "contest.py"
 OURS = {
     "floor": "floor: keywords into a memory map",
@@ -34,6 +37,8 @@ OURS = {
     "rankscope_phases": "rankscope, three phases and log()",
     "rankscope_no_agent": "rankscope, agent absent",
     "rankscope_stopped_agent": "rankscope, agent stopped (SIGSTOP)",
+    "rankscope_slow_agent": "rankscope, agent that answers after 10 s",
+    "rankscope_reset_agent": "rankscope, every connection reset after 1 s",
     "rankscope_thread": "rankscope, sender as a thread (rejected)",
     "rankscope_appended": "rankscope, append instead of a map (network disks)",
     "rankscope_disabled": "rankscope, RANKSCOPE_MODE=disabled",
@@ -64,27 +69,47 @@ def run(name: str, running: AgentProcess, folder: Path) -> dict[str, float] | No
     python = PEERS / name / "bin" / "python" if name in REGISTRY else Path(sys.executable)
     if not python.exists():
         return None
-    address = f"unix:{folder}/nobody.sock" if name == "rankscope_no_agent" else f"unix:{running.socket}"
     spool = tempfile.mkdtemp(dir=folder)  # its own: senders also deliver what others left behind
-    environ = {**os.environ, "RANKSCOPE_AGENT": address, "RANKSCOPE_SPOOL": spool}
-    stopped = name == "rankscope_stopped_agent"
-    if stopped:
-        os.kill(running.process.pid, signal.SIGSTOP)
-    try:
-        done = subprocess.run(
-            [python, CONTEST, name], env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if stopped:
-            os.kill(running.process.pid, signal.SIGCONT)
+    with reached(name, running, folder) as socket:
+        environ = {**os.environ, "RANKSCOPE_AGENT": f"unix:{socket}", "RANKSCOPE_SPOOL": spool}
+        command: list[str | Path] = [python, CONTEST, name]
+        try:
+            done = subprocess.run(
+                command, env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return None
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"median"')]
     if not lines:
         sys.stderr.write(f"{name}: {done.stderr.strip().splitlines()[-1:]}\n")
         return None
     figures: dict[str, float] = json.loads(lines[-1])
     return figures
+
+
+@contextlib.contextmanager
+def reached(name: str, running: AgentProcess, folder: Path) -> Generator[str, None, None]:
+    """Give the socket at which a contestant finds the agent, in the trouble that its name tells of."""
+    trouble = name.removeprefix("rankscope_").removesuffix("_agent")
+    if trouble == "stopped":
+        os.kill(running.process.pid, signal.SIGSTOP)
+        try:
+            yield running.socket
+        finally:
+            os.kill(running.process.pid, signal.SIGCONT)
+    elif trouble in ("slow", "reset"):
+        socket = f"{folder}/{trouble}.sock"
+        proxy = subprocess.Popen([sys.executable, PROXY, socket, running.socket, trouble], stdout=subprocess.PIPE)
+        assert proxy.stdout is not None
+        proxy.stdout.readline()
+        try:
+            yield socket
+        finally:
+            proxy.kill()
+            proxy.communicate()
+            Path(socket).unlink()
+    else:
+        yield f"{folder}/nobody.sock" if trouble == "no" else running.socket
 
 
 def main() -> None:
@@ -108,14 +133,14 @@ def main() -> None:
                 time.sleep(0.5)
     table = Table(title=f"five scalars a call, µs, medians of {given.rounds} rounds; steps of 2 ms")
     table.add_column("")
-    for column in ("call", "p99", "call in a step", "CPU beside it", "added to a step"):
+    for column in ("call", "p99", "call in a step", "CPU beside it", "added to a step", "memory, MB"):
         table.add_column(column, justify="right")
     for name, label in labels.items():
         rounds = found[name]
         cells = [statistics.median(r[key] for r in rounds) for key in KEYS] if rounds else []
         texts = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells]
-        table.add_row(label, *(texts or ["not here"] * 5))
-    Console(width=120).print(table)
+        table.add_row(label, *(texts or ["not here"] * len(KEYS)))
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def rankscope() -> Log:
     return lambda step: sdk.log(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
 
 
-rankscope_no_agent = rankscope_stopped_agent = rankscope
+rankscope_no_agent = rankscope_stopped_agent = rankscope_slow_agent = rankscope_reset_agent = rankscope
 
 
 def rankscope_appended() -> Log:
@@ -254,6 +254,15 @@ def background() -> float:
     return own
 
 
+def memory() -> float:
+    """Return the most memory that the tool's processes held at once, each on its own, MB."""
+    total = 0
+    for pid in [os.getpid(), *descendants()]:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    return total / 1024
+
+
 def descendants() -> list[int]:
     found, todo = [], [os.getpid()]
     while todo:
@@ -273,10 +282,11 @@ def main() -> None:
     log = globals()[sys.argv[1]]()
     for step in range(50):
         log(step)
-    time.sleep(2.0)  # whatever starts beside it has started
+    time.sleep(25.0 if "slow" in sys.argv[1] else 2.0)  # whatever starts beside it has started
     added, cold, beside = steps(log)
     median, p99 = tight(log)
-    print("\n" + json.dumps({"median": median, "p99": p99, "cold": cold, "beside": beside, "added": added}), flush=True)
+    figures = {"median": median, "p99": p99, "cold": cold, "beside": beside, "added": added, "memory": memory()}
+    print("\n" + json.dumps(figures), flush=True)
     os._exit(0)
 
 
