@@ -352,3 +352,14 @@ def test_hurrying_a_sender_that_does_not_listen_holds_nobody_up(script: Script) 
         print("through")
     """)
     assert process.communicate(timeout=60)[0].endswith("through\n")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_an_agent_that_takes_ten_seconds_for_each_answer_gets_everything_once(agent: Agent, script: Script) -> None:
+    agent.behaviour.welcome_delay = agent.behaviour.ack_delay = 10.0
+    process = script(LOGS.replace("COUNT", "20000") + "    sys.stdin.readline()")
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 20_000, 120)
+    assert (agent.only.repeated, agent.only.gaps, agent.streams) == (0, 0, 1)
