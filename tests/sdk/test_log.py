@@ -304,7 +304,7 @@ def test_without_a_session_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("nan"), torch.tensor(float("inf"))])
-def test_a_number_that_is_not_finite_hurries_the_sender(value: object) -> None:
+def test_what_is_urgent_hurries_the_sender(value: object) -> None:
     with capture():
         session = _session.current
         assert session is not None
@@ -315,3 +315,5 @@ def test_a_number_that_is_not_finite_hurries_the_sender(value: object) -> None:
             assert not calls, f"step {step}"
         sdk.log(loss=value, lr=1e-3)
         assert calls == [session.journal.sequence], "once, when the row is written"
+        sdk.alert("look", "at this")
+        assert calls[1:] == [session.journal.sequence], "so does an alert of the user's own"

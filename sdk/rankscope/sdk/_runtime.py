@@ -56,7 +56,7 @@ class Running:
             self.helper = None
 
     def hurry(self) -> None:
-        """Have the sender look now; called when a loss that is no number any more was logged."""
+        """Have the sender look now: a number that is not finite was logged, or an alert."""
         if self.helper is not None:
             self.helper.wake()
 

@@ -52,6 +52,8 @@ class Session(RowWriter):
                 guard.warn(f"too_large:{kind}", f"sdk.{kind}: dropped: {error}")
             finally:
                 self._busy = False
+            if kind == "alert" and self.hurry is not None:
+                self.hurry()
             if self._deferred:
                 self._catch_up()
 
