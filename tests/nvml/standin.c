@@ -105,7 +105,8 @@ static const char *find(const device_t *d, const char *key) {
     return NULL;
 }
 
-/* Copy the answer to a key, or return the error that it stands for; "hang" never returns, "slow 1.5 …" takes so long. */
+/* Copy the answer to a key, or return the error that it stands for; "hang" never returns, "crash" ends the process,
+   "slow 1.5 …" takes so long. */
 static nvmlReturn_t answer(nvmlDevice_t h, const char *key, char out[160]) {
     pthread_mutex_lock(&lock);
     if (!ready) {
@@ -123,9 +124,10 @@ static nvmlReturn_t answer(nvmlDevice_t h, const char *key, char out[160]) {
     if (d && !found) found = find(d, key);
     nvmlReturn_t result = OK;
     int hang = 0;
-    if (!d) result = 15; /* GPU is lost */
+    if (!d) result = h->mig >= 0 && h->card < card_count && !lost[h->card] ? INVALID : 15; /* 15: GPU is lost */
     else if (!found) result = NOT_SUPPORTED;
     else if (!strcmp(found, "hang")) hang = 1;
+    else if (!strcmp(found, "crash")) abort();
     else if (!strncmp(found, "error ", 6)) result = atoi(found + 6);
     else snprintf(out, 160, "%s", found);
     if (h && result == 15) lost[h->card] = 1;

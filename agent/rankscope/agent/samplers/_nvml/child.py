@@ -1,12 +1,14 @@
 """The process that holds NVML: it may hang or die with a card, and the agent goes on.
 
-It reads one JSON question a line (`{"slow": true, "skip": [3]}`: indices) and answers with lines: `at` before it
-touches a card, so that a hang has a name, `card` after (with the `at` of the next one), and `end`. It ends when nobody
-asks any more.
+It reads one JSON question a line (`{"slow": true, "skip": [3], "last": [1]}`: indices of cards to leave out, and of
+those to look at last) and answers with lines: `order` of the cards, `at` before it touches one, so that a hang has a
+name, `card` after (with the `at` of the next one), and `end`. Lines `xids` come at any time, even while a card hangs.
+It ends when nobody asks any more.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
@@ -24,14 +26,18 @@ from rankscope.agent.samplers._nvml.reading import Reading
 
 
 class Answers:
-    """Lines to whoever asked."""
+    """Lines to whoever asked, from any thread."""
 
     def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "wb", buffering=0)
+        self._lock = threading.Lock()
+        self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)  # what a library prints must not come between
 
     def say(self, **tree: Any) -> None:
-        self._out.write(json.dumps(tree, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(tree, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            self._out.write(line)
+            self._out.flush()
 
 
 class Questions:
@@ -52,19 +58,23 @@ class Questions:
 
 
 class Xids:
-    """XID errors as NVML tells them, waited for in a thread of its own."""
+    """XID errors as NVML tells them, waited for in a thread of its own and told at once.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: list[tuple[str, int, float]] = []
+    They come when a card dies: the thread that reads it may hang then, and NVML no longer tells the card's uuid.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._uuids: dict[int, str] = {}  # by the address that a handle is
         self._set: object | None = None
 
-    def watch(self, handle: object) -> bool:
+    def watch(self, handle: Any, uuid: str) -> bool:
         """Listen for errors of a device; False where it tells none."""
         try:
             if self._set is None:
                 self._set = nvml.nvmlEventSetCreate()
                 threading.Thread(target=self._wait, daemon=True).start()
+            self._uuids[_address(handle)] = uuid
             nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._set)
         except nvml.NVMLError as error:
             check(error)
@@ -75,18 +85,17 @@ class Xids:
         while True:
             try:
                 event = nvml.nvmlEventSetWait_v2(self._set, 1000)
-                uuid = str(nvml.nvmlDeviceGetUUID(event.device))
             except nvml.NVMLError as error:
                 if error.value != nvml.NVML_ERROR_TIMEOUT:
                     time.sleep(1.0)  # a lost device fails at once, each time
                 continue
-            with self._lock:
-                self._found.append((uuid, int(event.eventData), time.time()))
+            uuid = self._uuids.get(_address(event.device))
+            if uuid is not None:
+                self._answers.say(xids=[(uuid, int(event.eventData), time.time())])
 
-    def take(self) -> list[tuple[str, int, float]]:
-        with self._lock:
-            found, self._found = self._found, []
-        return found
+
+def _address(handle: Any) -> int:
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def profile_of(handle: object, instance: int | None) -> Profile | None:
@@ -105,17 +114,18 @@ class Cards:
         self._answers = answers
         self._driver = driver
         self._devices: dict[int, Device] = {}
-        self._xids = Xids()
+        self._xids = Xids(answers)
 
-    def look(self, slow: bool, skip: set[int]) -> None:
+    def look(self, slow: bool, skip: set[int], last: set[int]) -> None:
         """Answer with every card. Raises DriverError and NVMLError when there is no use in going on."""
         indices = [index for index in range(nvml.nvmlDeviceGetCount()) if index not in skip]
+        indices.sort(key=lambda index: (index in last, index))
         if indices:
-            self._answers.say(at=indices[0])
+            self._answers.say(order=indices, at=indices[0])
         for i, index in enumerate(indices):
             following = {"at": indices[i + 1]} if i + 1 < len(indices) else {}
             self._answers.say(card=self._read(index, slow).to_json(), **following)
-        self._answers.say(end=True, xids=self._xids.take())
+        self._answers.say(end=True)
 
     def _read(self, index: int, slow: bool) -> Reading:
         device = self._devices.get(index)
@@ -133,7 +143,7 @@ class Cards:
         except nvml.NVMLError as error:
             check(error)
             raise LostError(str(error)) from None
-        self._xids.watch(handle)
+        self._xids.watch(handle, device.uuid)
         return device
 
 
@@ -162,7 +172,7 @@ def main() -> int:
         cards = Cards(answers, found["driver_version"])
         while True:
             question = questions.next()
-            cards.look(bool(question.get("slow")), set(question.get("skip", ())))
+            cards.look(bool(question.get("slow")), set(question.get("skip", ())), set(question.get("last", ())))
     except (DriverError, LostError, nvml.NVMLError) as error:
         answers.say(error=str(error))
         return 1

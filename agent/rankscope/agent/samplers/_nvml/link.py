@@ -14,15 +14,19 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class HungError(Exception):
-    """No answer in time; `at`: index of the card that was being read, None where it was none."""
+class LinkError(Exception):
+    """The process is of no use any more; `at`: index of the card that was being read, None where it was none."""
 
-    def __init__(self, message: str, at: int | None) -> None:
+    def __init__(self, message: str, at: int | None = None) -> None:
         super().__init__(message)
         self.at = at
 
 
-class GoneError(Exception):
+class HungError(LinkError):
+    """No answer in time."""
+
+
+class GoneError(LinkError):
     """The process ended; the text says why, in the driver's words where it gave any."""
 
 
@@ -47,6 +51,7 @@ class Link:
         self.started = time.monotonic()
         self.versions: dict[str, str] | None = None  # None until NVML is open
         self.looked = False  # all cards were read once
+        self.hung: int | None = None  # index of the card that it hangs at
 
     def wait_open(self, deadline: float) -> bool:
         """Wait until NVML is open, at most until `deadline` (monotonic seconds). Raises GoneError."""
@@ -79,7 +84,7 @@ class Link:
                 raise HungError(f"{where} did not answer in time", at)
             read = os.read(out, 1 << 16)
             if not read:
-                raise GoneError(self._epitaph())
+                raise GoneError(self._epitaph(), at)
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:

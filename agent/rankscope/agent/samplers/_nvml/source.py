@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from rankscope.agent.samplers._nvml.link import GoneError, HungError, Link
+from rankscope.agent.samplers._nvml.link import GoneError, HungError, Link, LinkError
 from rankscope.agent.samplers._nvml.reading import Look, Reading, Xid
 
 OPENING = 60.0  # seconds: without the persistence daemon NVML wakes every card first
@@ -49,7 +49,10 @@ def installed(library: str = "") -> bool:
 
 @dataclass
 class NvmlSource:
-    """Looks at all GPUs; a card that hangs is left out, and tried again after 10 s, 20 s … 2 min."""
+    """Looks at all GPUs; a card that hangs is left out, and tried again after 10 s, 20 s … 2 min.
+
+    It is tried after all others, so that it holds up none of them, and not before the process that hung at it is gone.
+    """
 
     library: str = ""
     deadline: float = 3.0  # seconds for one look
@@ -59,9 +62,10 @@ class NvmlSource:
     _stuck: list[Link] = field(default_factory=list[Link], init=False)
     _starts: _Backoff = field(default_factory=lambda: _Backoff(2.0, 60.0), init=False)
     _hung: dict[int, _Backoff] = field(default_factory=dict[int, _Backoff], init=False)  # by index
+    _fell: int | None = field(default=None, init=False)  # index of the card at which the process ended
     _lost: _Backoff = field(default_factory=lambda: _Backoff(10.0, 120.0), init=False)
     _known: dict[str, Reading] = field(default_factory=dict[str, Reading], init=False)  # by uuid, when last read
-    _indices: dict[int, str] = field(default_factory=dict[int, str], init=False)
+    _xids: list[Xid] = field(default_factory=list[Xid], init=False)  # not yet given
     _looks: int = field(default=0, init=False)
     _bus: tuple[str, ...] | None = field(default=None, init=False)
     _why: str = field(default="", init=False)
@@ -70,33 +74,44 @@ class NvmlSource:
         """Return what can be read. Raises BlindError when that is nothing."""
         now = time.monotonic()
         link = self._open(now)
-        skip = [index for index, backoff in self._hung.items() if now < backoff.until]
+        stuck = {each.hung for each in self._stuck}
+        skip = [index for index, backoff in self._hung.items() if now < backoff.until or index in stuck]
         tried = [index for index in self._hung if index not in skip]
+        order: list[int] = []
         readings: list[Reading] = []
-        xids: list[Xid] = []
-        question = {"slow": self._looks % SLOW == 0, "skip": skip}
+        question = {"slow": self._looks % SLOW == 0, "skip": skip, "last": tried}
         self._looks += 1
         try:
             for line in link.ask(question, now + (self.deadline if link.looked else self.first_deadline)):
+                order = line.get("order", order)
                 if "card" in line:
                     readings.append(Reading.from_json(line["card"]))
-                xids.extend(Xid(*each) for each in line.get("xids", ()))
-        except HungError as error:
-            self._replace(now, str(error))
-            if error.at is None:
-                raise BlindError(str(error)) from None
-            self._hung.setdefault(error.at, _Backoff(10.0, 120.0)).fail(now)
-            self._starts.reset()  # the others are to be read at once
-        except GoneError as error:
-            self._replace(now, str(error))
-            raise BlindError(str(error)) from None
+                self._xids.extend(Xid(*each) for each in line.get("xids", ()))
+        except LinkError as error:
+            self._leave_out(error, now)
+            unread = set(order) - {reading.index for reading in readings} - self._hung.keys()
+            if unread:
+                raise BlindError(str(error)) from None  # of those nothing is known: the next look reads them
         else:
             link.looked = True
+            self._fell = None
             self._starts.reset()
         for index in tried:
-            if any(reading.index == index for reading in readings):
+            if any(reading.index == index for reading in readings) or (order and index not in order):
                 del self._hung[index]
-        return self._assemble(link, readings, xids, now)
+        return self._assemble(link, readings, now)
+
+    def _leave_out(self, error: LinkError, now: float) -> None:
+        """Give a process up, and the card at which it hangs or ended twice. Raises BlindError where it is none."""
+        if isinstance(error, HungError) and self._link is not None:
+            self._link.hung = error.at
+        self._replace(now, str(error))
+        again = error.at == self._fell or error.at in self._hung
+        self._fell = error.at if isinstance(error, GoneError) else None
+        if error.at is None or (isinstance(error, GoneError) and not again):
+            raise BlindError(str(error)) from None
+        self._hung.setdefault(error.at, _Backoff(10.0, 120.0)).fail(now)
+        self._starts.reset()  # the others are to be read at once
 
     def _open(self, now: float) -> Link:
         self._stuck = [link for link in self._stuck if not link.dead()]
@@ -104,12 +119,14 @@ class NvmlSource:
         if self._link is not None and bus != self._bus:
             self._replace(now, "GPUs came or went")
             self._starts.reset()
+            self._hung.clear()  # an index may be another card now
         self._bus = bus
         if self._link is None:
             if now < self._starts.until:
                 raise BlindError(self._why)
-            if len(self._stuck) >= MAX_STUCK:
-                raise BlindError(f"{self._why}; {len(self._stuck)} processes hang in the driver and cannot be ended")
+            stuck = sum(link.hung is None or link.hung not in self._hung for link in self._stuck)
+            if stuck >= MAX_STUCK:  # those that hang at a card are one a card
+                raise BlindError(f"{self._why}; {stuck} processes hang in the driver and cannot be ended")
             self._link = Link(self.library)
             self._looks = 0
         try:
@@ -138,22 +155,18 @@ class NvmlSource:
         except OSError:
             return None
 
-    def _assemble(self, link: Link, readings: list[Reading], xids: list[Xid], now: float) -> Look:
-        """Add the cards that were there once and are not now, as lost."""
-        found: list[Reading] = []
-        for reading in readings:
-            if not reading.lost:
-                self._known[reading.uuid] = reading
-                self._indices[reading.index] = reading.uuid
-                found.append(reading)
+    def _assemble(self, link: Link, readings: list[Reading], now: float) -> Look:
+        """Add the cards that are there and do not answer, and those that were there once, as lost."""
+        found = [reading for reading in readings if not reading.lost]
+        for reading in found:
+            self._known[reading.uuid] = reading
         there = {reading.uuid for reading in found}
-        said = {reading.index: reading.lost for reading in readings if reading.lost}
+        silent = {reading.index: reading.lost for reading in readings if reading.lost}
+        silent.update(dict.fromkeys(self._hung, "does not answer"))
         for uuid, old in self._known.items():
             if uuid not in there:
-                why = said.get(old.index) or ("does not answer" if old.index in self._hung else "fell off the bus")
-                found.append(Reading(old.index, uuid, old.info, lost=why))
-        if not any(not reading.lost for reading in found) and (self._hung or said):
-            raise BlindError(f"no GPU answers: {next(iter(said.values()), self._why)}")
+                found.append(Reading(old.index, uuid, old.info, lost=silent.pop(old.index, "fell off the bus")))
+        found.extend(Reading(index, "", lost=why) for index, why in silent.items())  # never read yet
         if any(reading.lost and reading.index not in self._hung for reading in found):
             if now >= self._lost.until:  # only NVML opened anew finds a card that came back
                 if self._lost.delay and self._link is not None:
@@ -162,6 +175,7 @@ class NvmlSource:
                 self._lost.fail(now)
         else:
             self._lost.reset()
+        xids, self._xids = self._xids, []
         return Look(dict(link.versions or {}), sorted(found, key=lambda each: each.index), xids)
 
     def close(self) -> None:
