@@ -28,6 +28,7 @@ class Kept:
     arrived: list[float] = field(default_factory=list[float])  # Unix seconds, one a row
     events: list[ingest_pb2.Event] = field(default_factory=list[ingest_pb2.Event])
     beats: list[ingest_pb2.Heartbeat] = field(default_factory=list[ingest_pb2.Heartbeat])
+    stacks: list[ingest_pb2.Stacks] = field(default_factory=list[ingest_pb2.Stacks])
     gaps: int = 0
     repeated: int = 0
     batches: int = 0
@@ -62,6 +63,7 @@ class Agent(ingest_pb2_grpc.IngestServicer):
         self.sessions: dict[int, Kept] = {}
         self.behaviour = Behaviour()
         self.streams = 0
+        self._questions: list[int] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._server: grpc.aio.Server | None = None
@@ -72,6 +74,10 @@ class Agent(ingest_pb2_grpc.IngestServicer):
         self._thread.start()
         assert ready.wait(10)
         return self
+
+    def ask_for_stacks(self) -> None:
+        """With the next heartbeat, ask the rank where it is."""
+        self._questions.append(len(self.only.stacks) + 1)
 
     def stop(self) -> None:
         if self._loop is not None and self._server is not None:
@@ -124,6 +130,12 @@ class Agent(ingest_pb2_grpc.IngestServicer):
         async for message in messages:
             if message.WhichOneof("body") == "heartbeat":
                 kept.beats.append(message.heartbeat)
+                while self._questions:
+                    command = ingest_pb2.Command(id=self._questions.pop(), dump_stacks=ingest_pb2.DumpStacks())
+                    yield ingest_pb2.FromAgent(command=command)
+                continue
+            if message.WhichOneof("body") == "stacks":
+                kept.stacks.append(message.stacks)
                 continue
             batches += 1
             if behaviour.reset_after and batches > behaviour.reset_after:

@@ -29,6 +29,7 @@ class FromRank(google.protobuf.message.Message):
     HELLO_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    STACKS_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> global___Hello:
         """first message of every stream, and only then"""
@@ -38,16 +39,20 @@ class FromRank(google.protobuf.message.Message):
     @property
     def heartbeat(self) -> global___Heartbeat:
         """the rank lives, also when no step ends"""
+    @property
+    def stacks(self) -> global___Stacks:
+        """answer to DumpStacks"""
     def __init__(
         self,
         *,
         hello: global___Hello | None = ...,
         batch: global___Batch | None = ...,
         heartbeat: global___Heartbeat | None = ...,
+        stacks: global___Stacks | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["batch", b"batch", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["batch", b"batch", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing_extensions.Literal["body", b"body"]) -> typing_extensions.Literal["hello", "batch", "heartbeat"] | None: ...
+    def HasField(self, field_name: typing_extensions.Literal["batch", b"batch", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "stacks", b"stacks"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["batch", b"batch", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "stacks", b"stacks"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["body", b"body"]) -> typing_extensions.Literal["hello", "batch", "heartbeat", "stacks"] | None: ...
 
 global___FromRank = FromRank
 
@@ -746,7 +751,7 @@ global___Command = Command
 
 @typing_extensions.final
 class DumpStacks(google.protobuf.message.Message):
-    """Write the Python stacks of all threads into the journal as text."""
+    """Answer with the Python stacks of all threads, whatever the rank hangs in."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -755,6 +760,32 @@ class DumpStacks(google.protobuf.message.Message):
     ) -> None: ...
 
 global___DumpStacks = DumpStacks
+
+@typing_extensions.final
+class Stacks(google.protobuf.message.Message):
+    """Where a rank is: one of text and refused is empty."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    command: builtins.int
+    """id of the command"""
+    text: builtins.str
+    """as Python's faulthandler writes them, after a line with what the kernel knows of the threads"""
+    refused: builtins.str
+    """why there are none"""
+    def __init__(
+        self,
+        *,
+        command: builtins.int = ...,
+        text: builtins.str = ...,
+        refused: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["command", b"command", "refused", b"refused", "text", b"text"]) -> None: ...
+
+global___Stacks = Stacks
 
 @typing_extensions.final
 class SetRate(google.protobuf.message.Message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from rankscope.sdk._ends import SIGNALLED, read_signal
 from rankscope.sdk._identity import boot, start_ticks
 from rankscope.sdk._live import Glance
 from rankscope.sdk._reader import Reader, survey
-from rankscope.sdk._stream import PROTOCOL, Delivery, version
+from rankscope.sdk._stream import PROTOCOL, Delivery
 from rankscope.v1 import ingest_pb2
 
 SURROUNDINGS = "environment.json"
@@ -44,8 +45,15 @@ def read_hello(folder: Path) -> tuple[ingest_pb2.Hello, Mapping[str, object]]:
     except json_format.ParseError as error:
         raise ValueError(f"{folder / spool.HELLO}: {error}") from None
     hello.protocol = PROTOCOL
-    hello.sdk_version = hello.sdk_version or version()
+    hello.sdk_version = hello.sdk_version or _version()
     return hello, table
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("rankscope")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def complete(folder: Path) -> int:

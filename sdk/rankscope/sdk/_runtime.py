@@ -20,6 +20,7 @@ from rankscope.sdk._ends import SIGNALLED, Ends, read_signal
 from rankscope.sdk._hello import config_json
 from rankscope.sdk._identity import identify
 from rankscope.sdk._launch import Helper
+from rankscope.sdk._traces import Traces
 from rankscope.sdk._values import clean
 
 FINISH_SECONDS = 1.9  # finish() takes at most 2 s, all told
@@ -33,6 +34,7 @@ class Running:
     def __init__(self, begun: Begun) -> None:
         self.begun = begun
         self.ends: Ends | None = None
+        self.traces: Traces | None = None
         self.helper: Helper | None = None
         self._restarts = 0
         self._address = ""
@@ -73,6 +75,8 @@ class Running:
             os.close(self.begun.lock)
             if self.helper is not None:
                 self.helper.finish(deadline)
+            if self.traces is not None:
+                self.traces.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, without touching it."""
@@ -82,6 +86,8 @@ class Running:
             self.helper.forget()
         if self.ends is not None:
             self.ends.unhook_child()
+        if self.traces is not None:
+            self.traces.close()
 
 
 running: Running | None = None
@@ -112,6 +118,7 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
     _sessions += 1
     found = Running(begun)
     found.ends = Ends(begun.folder)
+    found.traces = Traces(begun.folder)
     talks = identity.rank == 0 and guard.log.level <= logging.INFO
     try:
         found.send_to(str(agent) if agent else default_agent(), talks)

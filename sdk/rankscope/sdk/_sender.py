@@ -17,7 +17,8 @@ from rankscope.sdk._delivery import STUCK, SURROUNDINGS, deliver_left_behind, la
 from rankscope.sdk._hello import surroundings
 from rankscope.sdk._live import Glance
 from rankscope.sdk._reader import Reader
-from rankscope.sdk._stream import Delivery, say
+from rankscope.sdk._stacks import Unknown, ask
+from rankscope.sdk._stream import Delivery
 from rankscope.v1 import ingest_pb2
 
 LAST_TRY = 0.5  # seconds for an agent that is not there when the rank ends
@@ -59,6 +60,7 @@ class Sender:
             self._refused,
             lambda: time.time_ns() - time.monotonic_ns(),
         )
+        self.delivery.where = self._stacks
         done = await self.delivery.run()
         if done and not self._said:
             done = last_word(self.delivery, self.folder) and await self.delivery.run()
@@ -73,6 +75,11 @@ class Sender:
             self._end_noticed = True
         if self.delivery is not None:
             self.delivery.wake()
+
+    async def _stacks(self) -> str:
+        if self._end_noticed or os.getppid() != self.parent:
+            raise Unknown("the rank has ended")
+        return await ask(self.folder, self.parent)
 
     def _stop(self) -> bool:
         if not self.ended_at and (self._end_noticed or os.getppid() != self.parent):
@@ -141,3 +148,9 @@ def main(order: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError):
         os.write(1, DELIVERED if done else LEFT)
     os._exit(0)
+
+
+def say(text: str) -> None:
+    """Write one line for people to stderr, if there still is one."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, f"rankscope: {text}\n".encode("utf-8", "replace"))

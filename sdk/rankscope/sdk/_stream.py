@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 import grpc
 import grpc.aio
 
+from rankscope.sdk._address import reachable, socket_identity
 from rankscope.sdk._batch import Batches
+from rankscope.sdk._commands import Commands
 from rankscope.sdk._live import Glance
 from rankscope.sdk._reader import Reader
 from rankscope.sdk._records import Event, Rows
@@ -60,6 +61,7 @@ class Delivery:
     welcomed: Callable[[ingest_pb2.Welcome], None] = lambda _: None
     refused: Callable[[str], None] = lambda _: None  # the agent says no; the text is its own
     wall_offset: Callable[[], int] | None = None  # wall clock minus CLOCK_MONOTONIC now; None: the segment's own
+    where: Callable[[], Awaitable[str]] | None = None  # the stacks of a rank that lives; raises Unknown
     final: int | None = None  # the last record of a journal that is complete
     acked: int = 0
     connected: bool = False
@@ -67,6 +69,7 @@ class Delivery:
     _limit: int = BATCH_RECORDS  # records a batch; fewer while the agent refuses one of them
     _skip: set[int] = field(default_factory=set[int])  # records that the agent will not take
     _waiter: asyncio.Future[None] | None = None
+    _woken: bool = False  # while nothing waited
     _waits: bool = False  # for acknowledgements, before more may be sent
     _alive: float = 0.0  # when the stream last did something
     _tokens: float = RECORDS_A_SECOND
@@ -78,7 +81,7 @@ class Delivery:
         while not self.done and not self.stop():
             before = self.progress
             try:
-                if _reachable(self.address):
+                if reachable(self.address):
                     await self._supervised()
             except grpc.aio.AioRpcError as error:
                 self._failed(error)
@@ -95,9 +98,11 @@ class Delivery:
         return self.final is not None and self.acked >= self.final
 
     def wake(self) -> None:
-        """Look at the journal now."""
+        """Look at the journal now, or as soon as what is under way is done."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        else:
+            self._woken = True
 
     async def _supervised(self) -> None:
         """Hold one stream; let go of it when it is to end, or hangs: an agent that is wedged blocks a write."""
@@ -123,10 +128,11 @@ class Delivery:
                 if first.WhichOneof("body") != "welcome":
                     raise Lost("the agent did not say welcome")
                 self._welcome(first.welcome)
-                listener = asyncio.ensure_future(self._listen(call))
+                commands = Commands(self.glance, self.where, self.wake)
+                listener = asyncio.ensure_future(self._listen(call, commands))
                 listener.add_done_callback(lambda _: self.wake())
                 try:
-                    await self._send(call, listener, first.welcome.heartbeat_seconds or 5.0)
+                    await self._send(call, listener, commands, first.welcome.heartbeat_seconds or 5.0)
                 finally:
                     listener.cancel()
                     with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, Lost):
@@ -141,7 +147,7 @@ class Delivery:
         self.reader.seek(welcome.safe_sequence + 1)
         self.welcomed(welcome)
 
-    async def _send(self, call: Call, listener: asyncio.Future[None], every: float) -> None:
+    async def _send(self, call: Call, listener: asyncio.Future[None], commands: Commands, every: float) -> None:
         batches, beat, busy, sent = Batches(), 0.0, time.monotonic(), self.acked
         while not self.done and not self.stop():
             if listener.done():
@@ -152,6 +158,8 @@ class Delivery:
                 self.glance.look()
                 await call.write(ingest_pb2.FromRank(heartbeat=self._heartbeat()))
                 beat = now + every
+            while commands.answers:
+                await call.write(commands.answers.pop())
             room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowed(now))
             if self._limit < BATCH_RECORDS and sent > self.acked:
                 room = 0  # one of the next records is refused: find out which
@@ -186,7 +194,7 @@ class Delivery:
         self._refilled = now
         return int(self._tokens)
 
-    async def _listen(self, call: Call) -> None:
+    async def _listen(self, call: Call, commands: Commands) -> None:
         while True:
             message = await self._next(call)
             kind = message.WhichOneof("body")
@@ -197,9 +205,8 @@ class Delivery:
                     self.final is not None or self._waits
                 ):  # else an acknowledgement is no reason to send what little came
                     self.wake()
-            elif kind == "command" and message.command.WhichOneof("body") == "set_rate":
-                rate = message.command.set_rate
-                self.glance.set_rate(rate.what, rate.factor)
+            elif kind == "command":
+                commands.obey(message.command)
 
     async def _next(self, call: Call) -> ingest_pb2.FromAgent:
         message = await call.read()
@@ -268,53 +275,26 @@ class Delivery:
                 later()
 
         later()
+        if self._woken:
+            waiter.set_result(None)
+        self._woken = False
         await waiter
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until `wake()`; while the agent's socket is away, also until there is a new one."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        socket = None if self.connected else _socket(self.address)
+        end = loop.time() + (0.0 if self._woken else seconds)
+        self._woken = False
+        socket = None if self.connected else socket_identity(self.address)
         while (left := end - loop.time()) > 0:
             waiter = self._waiter = loop.create_future()
             timer = loop.call_later(left if self.connected else min(left, POLL_MOST / 2), self.wake)
             await waiter
             timer.cancel()
-            if self.connected or self.stop() or _socket(self.address) != socket:
+            if self.connected or self.stop() or socket_identity(self.address) != socket:
                 return
 
 
 def _error(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
     metadata = grpc.aio.Metadata()
     return grpc.aio.AioRpcError(code, metadata, metadata, details)
-
-
-def _reachable(address: str) -> bool:
-    """False where an attempt would be in vain: there is no such socket."""
-    return not address.startswith("unix:") or _socket(address) is not None
-
-
-def _socket(address: str) -> tuple[int, int] | None:
-    """Return what tells a Unix socket from another one at the same path; None where there is none."""
-    if not address.startswith("unix:"):
-        return None
-    try:
-        found = os.stat(address.removeprefix("unix:").replace("//", "/", 1))
-    except OSError:
-        return None
-    return found.st_ino, found.st_ctime_ns
-
-
-def say(text: str) -> None:
-    """Write one line for people to stderr, if there still is one."""
-    with contextlib.suppress(OSError, ValueError):
-        os.write(2, f"rankscope: {text}\n".encode("utf-8", "replace"))
-
-
-def version() -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("rankscope")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
