@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rankscope.agent.rules._cards import cards
+from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.source import SLOW
 from rankscope.agent.samplers.gpu import Gpu
@@ -204,6 +206,47 @@ def test_mig_instances_have_their_own_memory_and_processes(driver: Driver, gpu: 
     profiles = [s.labels[3] for s in samples if s.metric.name == "mig_info"]
     assert profiles == ["1g.20gb"] * 4
     assert values(samples)["gpu_processes", "0"] == 1
+
+
+def test_a_process_is_on_the_mig_instance_that_it_uses(driver: Driver, gpu: Make, node: Node) -> None:
+    """The rank's pid is this test's own."""
+    driver.load(build.scenario("a100-mig") + f"process {os.getpid()} compute 8388608\n")
+    attach(node, os.getpid(), rank=2)
+    samples = tuple(gpu().sample(node))
+    used = [s.labels for s in samples if s.metric.name == "gpu_process_memory_bytes"]
+    assert used == [("0", "MIG-2c3d4e5f-6071-5819-a2b3-c4d5e6f70819", "exp-1", "2")]
+    node.observe("gpu", samples, time.time())
+    rank = node.runs["p", "exp-1"].ranks[2]
+    device = Devices(node).of(rank)
+    assert device == ("0", "MIG-2c3d4e5f-6071-5819-a2b3-c4d5e6f70819")
+    assert cards(node, time.time())[0].owners == ("rank 2 of exp-1",), "it is on the whole card as well"
+
+
+def test_a_mig_instance_that_goes_takes_its_name_with_it(driver: Driver, gpu: Make, node: Node) -> None:
+    """The driver uses handles of instances that are gone again for others."""
+    head, *instances = build.scenario("a100-mig").split("mig\n")
+    sized = [text.replace("used 12582912", f"used {i}000") for i, text in enumerate(instances)]
+    driver.load("mig\n".join([head, *sized]))
+    sampler = gpu()
+    list(sampler.sample(node))
+    driver.load("mig\n".join([head, *sized[1:]]))
+    used = {s.labels[1][:12]: s.value for s in sampler.sample(node) if s.metric.name == "mig_memory_used_bytes"}
+    assert used == {"MIG-8b7d6c5a": 1000, "MIG-1a2b3c4d": 2000, "MIG-2c3d4e5f": 3000}
+
+
+def test_what_mig_hid_is_read_when_it_is_switched_off(driver: Driver, gpu: Make, node: Node) -> None:
+    whole = build.scenario("h100")
+    hidden = "".join(f"{line}\n" for line in whole.splitlines() if "UtilizationRates" not in line)
+    driver.load(build.answering(hidden, "nvmlDeviceGetMigMode.0", "1"))
+    sampler = gpu()
+    for _ in range(2):
+        found = values(sampler.sample(node))
+    assert not {("gpu_utilization_ratio", "0"), ("gpu_sm_active_ratio", "0")} & found.keys()
+    driver.load(whole)
+    for _ in range(SLOW + 1):
+        found = values(sampler.sample(node))
+    assert found["gpu_utilization_ratio", "0"] == 1
+    assert found["gpu_sm_active_ratio", "0"] == 0.8841
 
 
 def test_mig_instances_are_profiled_one_by_one(driver: Driver, gpu: Make, node: Node) -> None:

@@ -68,7 +68,7 @@ def cards(node: Node, now: float) -> list[Card]:
     for run, rank in node.ranks():
         device = devices.of(rank) if rank.goodbye is None else None
         if device is not None:
-            owners.setdefault(device.uuid, []).append(f"rank {rank.info.key.rank} of {run.name}")
+            owners.setdefault(devices.board(device), []).append(f"rank {rank.info.key.rank} of {run.name}")
     return [
         Card(node, labels[0], labels[1], tuple(owners.get(labels[1], ())), now)
         for labels, series in node.windows("gpu_up")

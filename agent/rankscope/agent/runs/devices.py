@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ RANK_INFO = Metric(
     source="hello + /proc/PID/cgroup + NVML processes + CUDA_VISIBLE_DEVICES",
 )
 
+_UUIDS = ("GPU-", "MIG-")
+
 
 class Device(NamedTuple):
     """A GPU as series name it: its index as text, and its uuid; either is "" where unknown."""
@@ -30,9 +33,12 @@ class _Tables:
 
     def __init__(self, samples: tuple[tuple[Sample, ...], ...]) -> None:
         self.samples = samples
-        self.index: dict[str, str] = {}  # by uuid
+        self.index: dict[str, str] = {}  # by uuid, of GPUs and MIG instances
+        self.boards: dict[str, str] = {}  # uuid of the GPU by that of its MIG instance
+        self.old_names: dict[str, str] = {}  # uuid of a MIG instance by its name before driver 470
         self.used: dict[tuple[str, str], Device] = {}  # by run and rank, from the GPUs' process tables
         self.simulated = False
+        held: dict[tuple[str, str], float] = {}
         for each in samples:
             for sample in each:
                 if sample.metric.name == "gpu_info":
@@ -41,10 +47,16 @@ class _Tables:
                     self.simulated |= labels.get("simulated") == "true"
                 elif sample.metric.name == "mig_info":
                     labels = _labels(sample)
-                    self.index[labels["uuid"]] = labels["gpu"]
-                elif sample.metric.name == "gpu_process_memory_bytes":
+                    uuid, board = labels["uuid"], labels.get("gpu_uuid", "")
+                    self.index[uuid], self.boards[uuid] = labels["gpu"], board
+                    instances = f"{labels.get('gpu_instance')}/{labels.get('compute_instance')}"
+                    self.old_names[f"MIG-{board}/{instances}"] = uuid
+                elif sample.metric.name == "gpu_process_memory_bytes" and isinstance(sample.value, float):
                     labels = _labels(sample)
-                    self.used[labels["run"], labels["rank"]] = Device(labels["gpu"], labels["uuid"])
+                    key = labels["run"], labels["rank"]
+                    if sample.value > held.get(key, -1.0):  # many a rank holds a little on the first GPU, too
+                        held[key] = sample.value
+                        self.used[key] = Device(labels["gpu"], labels["uuid"])
 
     def are_of(self, samples: tuple[tuple[Sample, ...], ...]) -> bool:
         return len(samples) == len(self.samples) and all(a is b for a, b in zip(samples, self.samples, strict=True))
@@ -58,31 +70,43 @@ class Devices:
         tables = node.devices
         if not isinstance(tables, _Tables) or not tables.are_of(samples):
             tables = node.devices = _Tables(samples)
-        self._index, self._used, self._simulated = tables.index, tables.used, tables.simulated
+        self._tables = tables
 
     def of(self, rank: Rank) -> Device | None:
         """Return the GPU of a rank, or None where neither the rank nor the machine tells.
 
-        In order: the uuids that the rank named, the process tables of the GPUs, `CUDA_VISIBLE_DEVICES`, and for
-        simulated GPUs the local rank. A rank that sees several GPUs uses the one of its local rank, as torchrun's do.
+        In order: the only device that the rank sees, the process tables of the GPUs, of several devices that it sees
+        the one of its local rank, as torchrun's use it, and for simulated GPUs the local rank.
         """
         info = rank.info
-        if info.device_uuids:
-            uuid = _own(info.device_uuids, info.local_rank)
-            return Device(self._index.get(uuid, ""), uuid)
-        if used := self._used.get((info.key.run, str(info.key.rank))):
+        visible = info.device_uuids or _visible(info.visible_devices)
+        only = self._named(visible[0]) if len(visible) == 1 and visible[0].startswith(_UUIDS) else None
+        used = self._tables.used.get((info.key.run, str(info.key.rank)))
+        if used is not None and (only is None or self.board(used) == only.uuid):
             return used
-        visible = [part.strip() for part in info.visible_devices.split(",") if part.strip()]
+        if only is not None:
+            return only
         if visible:
             return self._named(_own(visible, info.local_rank))
-        return self._named(str(info.local_rank)) if self._simulated else None
+        return self._named(str(info.local_rank)) if self._tables.simulated else None
+
+    def board(self, device: Device) -> str:
+        """Return the uuid of the GPU that a device is, or is a MIG instance of."""
+        return self._tables.boards.get(device.uuid, device.uuid)
 
     def _named(self, name: str) -> Device | None:
-        """Find a GPU by its index or by the beginning of its uuid, as CUDA does."""
-        for uuid, gpu in self._index.items():
-            if name == gpu or (len(name) > 4 and uuid.startswith(name)):
+        """Find a GPU by its index, by the beginning of its uuid, or by a MIG instance's old name, as CUDA does."""
+        name = self._tables.old_names.get(name, name)
+        for uuid, gpu in self._tables.index.items():
+            if (name == gpu and uuid not in self._tables.boards) or (len(name) > 4 and uuid.startswith(name)):
                 return Device(gpu, uuid)
-        return None
+        return Device("", name) if name.startswith(_UUIDS) else None
+
+
+def _visible(names: str) -> list[str]:
+    """Return the devices that `CUDA_VISIBLE_DEVICES` names, up to the first that is none, as CUDA does."""
+    given = (name.strip() for name in names.split(","))
+    return list(itertools.takewhile(lambda name: name.isdigit() or name.startswith(_UUIDS), given))
 
 
 def _own(choices: Sequence[str], local_rank: int) -> str:

@@ -57,7 +57,7 @@ PROCESSES = Metric(
 PROCESS_MEMORY = Metric(
     "gpu_process_memory_bytes",
     "gauge",
-    'GPU memory of a rank\'s processes; run="" for all that is no rank.',
+    'GPU memory of a rank\'s processes, by MIG instance where there are some; run="" for all that is no rank.',
     (*_GPU, "run", "rank"),
     "bytes",
     "nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses",
@@ -180,7 +180,8 @@ class Gpu:
         ranks: list[Rank] = []
         if not reading.lost:
             yield Sample(PROCESSES, float(sum(each.kind == "compute" for each in reading.processes)), gpu)
-            yield from self._processes(gpu, reading.processes, ranks)
+            for place in reading.instances or (reading,):
+                yield from self._processes((gpu[0], place.uuid), place.processes, ranks)
         yield from self._instances(reading)
         yield from self._states(gpu, reading, ranks, seconds)
 

@@ -11,8 +11,9 @@ NEAR = 60.0  # seconds between a hardware error and the step that count as toget
 
 def fault(here: Around) -> Cause | None:
     """A GPU of this rank reported an error within a minute of it."""
-    device = Devices(here.node).of(here.rank)
-    mine = {device.uuid} if device is not None else set[str]()
+    devices = Devices(here.node)
+    device = devices.of(here.rank)
+    mine = {devices.board(device)} if device is not None else set[str]()
     for labels, when in here.node.latest("gpu_xid_last_timestamp_seconds").items():
         gpu, uuid, xid = labels[0], labels[1], labels[2]
         if (not mine or uuid in mine) and abs(when - here.time) <= NEAR:

@@ -104,11 +104,13 @@ def small_batch(here: Around) -> Cause | None:
 
 def throttling(here: Around) -> Cause | None:
     """The GPU runs at reduced clocks."""
-    device = Devices(here.node).of(here.rank)
+    devices = Devices(here.node)
+    device = devices.of(here.rank)
     if device is None:
         return None
+    board = devices.board(device)
     for labels, series in here.node.windows("gpu_throttle_active"):
-        if labels[0] != device.gpu or labels[1] != device.uuid or labels[2] not in THROTTLED or not len(series):
+        if labels[:2] != (device.gpu, board) or labels[2] not in THROTTLED or not len(series):
             continue
         share = float(np.mean(series.value[-60:] > 0))
         if share > 0.2:

@@ -25,17 +25,19 @@ class Device:
         self._profile_of = profile_of
         self.index = index
         self.uuid = str(api.nvmlDeviceGetUUID(handle))
+        self._driver = driver
         self._mig = self._mig_mode()
-        # GPM samples of the whole device are not to be had in MIG mode, only those of instances
-        self._card = Card(api, handle, ROWS, None if self._mig == "enabled" else profile_of(handle, None), driver)
+        self._card = self._whole()
         self._facts = self._read_facts()
         self._instances: list[_Slice] | None = None
         self._seen = 0  # time stamp of the newest process utilization, microseconds
 
     def read(self, slow: bool) -> Reading:
         """Return what can be read now. Raises LostError or DriverError."""
-        if slow or self._instances is None:
-            self._mig = self._mig_mode()
+        if slow or self._instances is None or not all(each.there() for each in self._instances):
+            before, self._mig = self._mig, self._mig_mode()
+            if self._mig != before:
+                self._card = self._whole()  # what was unsupported may be supported now
             self._enumerate()
         reading = Reading(self.index, self.uuid, {**self._facts, "mig_mode": self._mig})
         reading.values = self._card.read(slow)
@@ -45,6 +47,11 @@ class Device:
         else:
             reading.processes = self._with_utilization(processes(self._api, self._handle))
         return reading
+
+    def _whole(self) -> Card:
+        # GPM samples of the whole device are not to be had in MIG mode, only those of instances
+        profile = None if self._mig == "enabled" else self._profile_of(self._handle, None)
+        return Card(self._api, self._handle, ROWS, profile, self._driver)
 
     def _text(self, function: str) -> str:
         try:
@@ -77,7 +84,7 @@ class Device:
 
     def _enumerate(self) -> None:
         """Find the MIG instances; those that were known keep what they learned."""
-        known = {each.uuid: each for each in self._instances or ()}
+        known = {each.uuid: each for each in self._instances or () if each.there()}
         self._instances = []
         if self._mig != "enabled":
             return
@@ -126,6 +133,13 @@ class _Slice:
         name = str(api.nvmlDeviceGetName(handle))
         self._profile = name.split("MIG ", 1)[1] if "MIG " in name else ""
         self._card = Card(api, handle, MIG_ROWS, profile_of(parent, self._gpu_instance))
+
+    def there(self) -> bool:
+        """Say whether the handle still means this instance: those of instances that are gone are used again."""
+        try:
+            return str(self._api.nvmlDeviceGetUUID(self._handle)) == self.uuid
+        except nvml.NVMLError:
+            return False
 
     def read(self, slow: bool) -> Instance:
         values = self._card.read(slow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,13 @@ class GpmProfile:
         self._old = api.nvmlGpmSampleAlloc()
         self._new = api.nvmlGpmSampleAlloc()
         self._primed = False
+
+    def __del__(self) -> None:
+        """MIG instances come and go as long as the process lives; their samples are NVML's memory."""
+        for sample in (getattr(self, "_old", None), getattr(self, "_new", None)):
+            if sample is not None:
+                with contextlib.suppress(nvml.NVMLError):
+                    self._api.nvmlGpmSampleFree(sample)
 
     @staticmethod
     def supported(api: Any, handle: object) -> bool:
