@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 from rankscope.agent.component import Sampler
 from rankscope.agent.model import Sample
@@ -16,6 +18,42 @@ from rankscope.agent.telemetry import Telemetry
 log = logging.getLogger("rankscope.sampling")
 
 DEADLINE = 5.0  # seconds, or three intervals if that is longer
+
+
+class _Thread:
+    """Runs one call after the other. Python waits for the threads of an executor when it ends, and not for this one:
+    a sampler that hangs for ever must not keep the agent from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[tuple[Sample, ...]], Callable[[], tuple[Sample, ...]]] | None]
+        self._calls = queue.SimpleQueue()
+        self._last: Callable[[], object] | None = None
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def call(self, function: Callable[[], tuple[Sample, ...]]) -> asyncio.Future[tuple[Sample, ...]]:
+        future: Future[tuple[Sample, ...]] = Future()
+        self._calls.put((future, function))
+        return asyncio.wrap_future(future)
+
+    def end(self, last: Callable[[], object]) -> None:
+        """End it after the call that it is in, with a last one."""
+        self._last = last
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (waiting := self._calls.get()) is not None:
+            future, function = waiting
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it must know
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        if self._last is not None:
+            self._last()
 
 
 class Sampling:
@@ -38,23 +76,22 @@ class Sampling:
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
-        for sampler in self._samplers.values():
-            sampler.close()
         for name in self._samplers:
             self._node.samples.pop(name, None)
         self._samplers.clear()
 
     async def _loop(self, name: str, sampler: Sampler) -> None:
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sampler-{name}")
+        thread = _Thread(f"sampler-{name}")
         deadline = max(DEADLINE, 3 * sampler.interval)
         loop = asyncio.get_running_loop()
         due = loop.time()
+        collection: asyncio.Future[tuple[Sample, ...]] | None = None
         try:
             while True:
                 started = time.perf_counter()
-                collection = loop.run_in_executor(executor, self._collect, sampler)
+                collection = thread.call(lambda: tuple(sampler.sample(self._node)))
                 failure = await self._result(name, collection, deadline)
-                self._telemetry.sampled(name, time.perf_counter() - started, failure, time.time())
+                self._telemetry.sampled(name, time.perf_counter() - started, failure, self._node.clock.now())
                 if failure is not None:
                     if self._node.failing.get(name) != failure:
                         log.warning("sampler %s: %s", name, failure)
@@ -63,10 +100,9 @@ class Sampling:
                 due = max(due + sampler.interval, loop.time())
                 await asyncio.sleep(due - loop.time())
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def _collect(self, sampler: Sampler) -> tuple[Sample, ...]:
-        return tuple(sampler.sample(self._node))
+            if collection is not None:
+                collection.cancel()
+            thread.end(sampler.close)  # by its own thread: what it reads from now is not taken away under it
 
     async def _result(self, name: str, collection: asyncio.Future[tuple[Sample, ...]], deadline: float) -> str | None:
         """Take a collection into the node's state; return why there is none."""
@@ -76,5 +112,5 @@ class Sampling:
         error = collection.exception()
         if error is not None:
             return f"{type(error).__name__}: {error}"
-        self._node.observe(name, collection.result(), time.time())
+        self._node.observe(name, collection.result(), self._node.clock.now())
         return None
