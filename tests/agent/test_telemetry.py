@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rankscope.agent.model import Histogram, Metric, RankInfo, RankKey, Sample
+from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.state import Node
 from rankscope.agent.telemetry import Telemetry
 
@@ -67,6 +68,23 @@ def test_its_own_cost_grows_with_work() -> None:
     while read(telemetry, "agent_cpu_seconds_total")[()] <= before:
         assert time.monotonic() < deadline
     assert read(telemetry, "agent_resident_memory_bytes")[()] > 1_000_000
+
+
+def test_jumps_of_the_clock_are_counted_by_direction() -> None:
+    readings = [Reading(1e9, 0.0), Reading(1e9, 3600.0), Reading(1e9, 0.0), Reading(1e9 + 7200, 0.0)]
+    node = Node("host-a", clock=Clock(lambda: readings.pop(0)))
+    assert read(Telemetry(), "agent_clock_jumps_total", node) == {("forward",): 0, ("back",): 0}
+    for _ in range(3):
+        node.clock.look()
+    assert read(Telemetry(), "agent_clock_jumps_total", node) == {("forward",): 2, ("back",): 1}
+
+
+def test_its_own_times_move_with_the_clock() -> None:
+    telemetry = Telemetry(started=1000.0)
+    telemetry.sampled("gpu", 0.5, None, 1100.0)
+    telemetry.shift(-3600.0)
+    assert read(telemetry, "agent_start_time_seconds") == {(): -2600.0}
+    assert read(telemetry, "sampler_last_success_timestamp_seconds") == {("gpu",): -2500.0}
 
 
 def test_versions_are_known() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -31,6 +32,8 @@ for line in sys.stdin:
         for _ in range(int(count)):
             sdk.log({name: float(number)}, step=number)
             number += 1
+    if verb == "alert":
+        sdk.alert(count.strip())
     if verb == "finish":
         sdk.finish()
     drops = sum(running.begun.session.live.drops)
@@ -47,7 +50,7 @@ class Rank:
         self.logged = self.dropped = self.sender = 0
         self.process = subprocess.Popen(
             [sys.executable, "-c", RANK, name],
-            env={**os.environ, "RANKSCOPE_SPOOL": str(world.spool), "RANKSCOPE_AGENT": f"unix:{world.socket}"},
+            env=world.environment | {"RANKSCOPE_SPOOL": str(world.spool), "RANKSCOPE_AGENT": f"unix:{world.socket}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -81,13 +84,14 @@ class Rank:
 
 
 class World:
-    """A node: a spool, an agent with its runs, one rank after the other."""
+    """A node: a spool, an agent with its runs, one rank after the other; `settings`: more of the agent's, as YAML."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: str = "", environment: Mapping[str, str] | None = None) -> None:
+        self.environment = {**os.environ, **(environment or {})}
         self.place = Path(tempfile.mkdtemp(prefix="ch"))
         self.spool, self.socket, self.runs = self.place / "spool", self.place / "agent.sock", self.place / "runs"
         config = self.place / "agent.yaml"
-        config.write_text(f"journals: {{folders: ['{self.spool}'], interval: 300ms}}\n")
+        config.write_text(f"journals: {{folders: ['{self.spool}'], interval: 300ms}}\n{settings}")
         self._command = [sys.executable, "-m", "rankscope.agent", "agent", "--config", str(config)]
         self._command += ["--listen", f"unix://{self.socket}", "--http", "127.0.0.1:0", "--runs", str(self.runs)]
         self.agent: subprocess.Popen[bytes] | None = None
@@ -96,7 +100,7 @@ class World:
 
     def start_agent(self, wait: bool = True) -> None:
         with (self.place / "agent.log").open("ab") as log:
-            self.agent = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.agent = subprocess.Popen(self._command, stdout=log, stderr=log, env=self.environment)
         if wait:
             wait_for(self._listens, 30, "the agent")
 

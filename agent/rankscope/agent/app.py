@@ -58,11 +58,12 @@ class Agent:
         self.node = Node(hostname, roles=Roles(config.roles))
         self.telemetry = Telemetry()
         state = _prepare(runs, hostname)
-        self.dispatcher = Dispatcher(state / "outbox", config.alerts)
+        self.dispatcher = Dispatcher(state / "outbox", config.alerts, self.node.clock.now)
         self.alerts = Alerts(hostname, state, config.alerts, runs_dir=runs, deliver=self.dispatcher.put)
         self.dispatcher.announced = self.alerts.announced
         self.prometheus = config.exporters.get("prometheus")
         self._judging = Judging(self.node, self.alerts)
+        self._judging.dated = (self.node, self.alerts, self.dispatcher, self.telemetry)
         self._sampling = Sampling(self.node, self.telemetry)
         self._stop = asyncio.Event()
         self.ready = False
@@ -100,7 +101,7 @@ class Agent:
             for receiver in receivers:
                 await receiver.stop()
             await ingest.close(DRAIN)
-            self.alerts.tick(time.time())
+            self.alerts.tick(self.node.clock.now())
             await self.dispatcher.close(1.0)
             self._sampling.stop()
             web.should_exit = True
@@ -140,6 +141,7 @@ class Agent:
             render=self.render,
             reload=self.reload,
             ready=lambda: self.ready,
+            now=self.node.clock.now,
         )
         web: ASGIApp = create(view)
         settings = uvicorn.Config(web, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
@@ -166,7 +168,7 @@ class Agent:
         """Return the page of metrics and its content type."""
         if not isinstance(self.prometheus, Prometheus):
             return b"", "text/plain"
-        page = self.prometheus.render(self.samples(time.time()), accept)
+        page = self.prometheus.render(self.samples(self.node.clock.now()), accept)
         self.telemetry.exposed(self.prometheus.series, self.prometheus.refused | self.alerts.refused)
         return page
 
@@ -187,13 +189,14 @@ class Agent:
         """Forget runs that are over, and remove those that are older than they are to be kept."""
         pruned = 0.0
         while True:
-            for run in self.node.sweep(time.time(), self.config.runs.forget_after):
-                self.alerts.forget(run, time.time())
+            now = self.node.clock.now()
+            for run in self.node.sweep(now, self.config.runs.forget_after):
+                self.alerts.forget(run, now)
             if time.monotonic() - pruned > PRUNE_EVERY or not pruned:
                 pruned = time.monotonic()
                 try:
                     gone = await asyncio.to_thread(
-                        prune, Path(self.config.runs.dir), self.config.runs.keep_days, time.time()
+                        prune, Path(self.config.runs.dir), self.config.runs.keep_days, self.node.clock
                     )
                     for folder in gone:
                         log.info("removed %s: older than %g days", folder, self.config.runs.keep_days)

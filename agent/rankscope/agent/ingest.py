@@ -174,11 +174,11 @@ class IntakeSession:
             self.refuse("gap", batch.first - self._taken - 1)
         self._taken = batch.last
         self._unsafe.append((batch.last, size := weight(batch)))
-        self._state.apply(batch, time.time())
+        self._state.apply(batch, self._intake.node.clock.now())
         self._intake.write(self, batch, size)
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        self._state.beat(heartbeat, time.time())
+        self._state.beat(heartbeat, self._intake.node.clock.now())
 
     def refuse(self, reason: str, points: int) -> None:
         self._state.refused[reason] = self._state.refused.get(reason, 0) + points
@@ -236,7 +236,7 @@ class Ingest:
         if (old := self._sessions.pop(key, None)) is not None:
             old.close()
         safe = await self._writer.begin(hello) if self._writer else (old.safe if old else 0)
-        state = self.node.attach(hello, time.time())
+        state = self.node.attach(hello, self.node.clock.now())
         session = self._sessions[key] = IntakeSession(self, hello, state, safe)
         log.info("rank %d of %s/%s is here, safe up to %d", hello.key.rank, hello.key.project, hello.key.run, safe)
         self.changed(state, None)

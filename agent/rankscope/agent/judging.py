@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rankscope.agent.alerts.engine import Alerts
 from rankscope.agent.component import Rule
 from rankscope.agent.model import Batch, Incomplete, UserAlert, Verdict
+from rankscope.agent.runs.clock import Dated
 from rankscope.agent.runs.state import Node, Rank, Run
 
 log = logging.getLogger("rankscope.judging")
@@ -24,6 +25,7 @@ class Judging:
 
     def __init__(self, node: Node, alerts: Alerts) -> None:
         self.rules: Sequence[tuple[str, Rule]] = ()
+        self.dated: Sequence[Dated] = (node, alerts)  # what moves with the clock
         self.failures: dict[str, int] = {}  # rules that raised, by name
         self._node = node
         self._alerts = alerts
@@ -36,24 +38,31 @@ class Judging:
         self._news.add((key.project, key.run))
         for event in batch.events if batch else ():
             if isinstance(event, UserAlert):
-                self._alerts.user_alert(rank.info, event, time.time())
+                self._alerts.user_alert(rank.info, event, self._node.clock.now())
 
     async def run(self) -> None:
         due = 0.0
         while True:
             clock = time.monotonic()
+            self._look()
             if clock >= due:
                 due = clock + EVERY
-                self.judge(None, time.time())
+                self.judge(None, self._node.clock.now())
                 self._judged = {key: self._judged.get(key, 0.0) for key in self._node.runs}
                 self._news.update(self._node.runs)
             for key in [key for key in self._news if clock - self._judged.get(key, 0.0) >= PAUSE]:
                 self._news.discard(key)
                 if (run := self._node.runs.get(key)) is not None:
                     self._judged[key] = clock
-                    self.judge(run, time.time())
-            self._alerts.tick(time.time())
+                    self.judge(run, self._node.clock.now())
+            self._alerts.tick(self._node.clock.now())
             await asyncio.sleep(TICK)
+
+    def _look(self) -> None:
+        """Notice that the clock was set, before anything is judged by it."""
+        if moved := self._node.clock.look():
+            for part in self.dated:
+                part.shift(moved)
 
     def judge(self, run: Run | None, now: float) -> None:
         """Put the rules of one run, or of the node, to the state."""

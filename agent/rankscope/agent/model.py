@@ -193,6 +193,7 @@ class Heartbeat:
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
     log_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     overhead_ratio: float = 0.0
+    offset: float | None = None  # seconds from the rank's CLOCK_MONOTONIC to its wall clock, by which `time` was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ class Batch:
     last: int
     blocks: tuple[Block, ...] = ()
     events: tuple[Event, ...] = ()
+    offset: float | None = None  # seconds from the rank's CLOCK_MONOTONIC to its wall clock, by which times were made
 
 
 # --- what rules say --------------------------------------------------------------------------------------------------

@@ -23,6 +23,13 @@ BUILD_INFO = Metric(
 START_TIME = Metric("agent_start_time_seconds", "gauge", "Unix time at which the agent started.", unit="seconds")
 DROPPED = Metric("agent_dropped_total", "counter", "What the agent had to drop or refuse, by reason.", ("reason",))
 SERIES = Metric("agent_series", "gauge", "Series on the agent's newest page of metrics.")
+JUMPS = Metric(
+    "agent_clock_jumps_total",
+    "counter",
+    "How often this machine's wall clock was set by more than a second.",
+    ("direction",),
+    source="CLOCK_REALTIME against CLOCK_MONOTONIC",
+)
 CPU = Metric("agent_cpu_seconds_total", "counter", "CPU time that the agent used.", unit="seconds", source="psutil")
 MEMORY = Metric("agent_resident_memory_bytes", "gauge", "Memory that the agent holds.", unit="bytes", source="psutil")
 SAMPLER_UP = Metric("sampler_up", "gauge", "1 when the sampler's newest collection succeeded.", ("sampler",))
@@ -43,6 +50,7 @@ METRICS = (
     START_TIME,
     DROPPED,
     SERIES,
+    JUMPS,
     CPU,
     MEMORY,
     SAMPLER_UP,
@@ -114,6 +122,13 @@ class Telemetry:
         """A sampler is no longer run."""
         self.samplers.pop(sampler, None)
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds."""
+        self.started += seconds
+        for health in self.samplers.values():
+            if health.last_success is not None:
+                health.last_success += seconds
+
     def samples(self, node: Node) -> Iterator[Sample]:
         """Yield the agent's own samples."""
         driver = _driver(node)
@@ -123,6 +138,8 @@ class Telemetry:
         for reason, count in self._dropped.items():
             yield Sample(DROPPED, count, (reason,))
         yield Sample(SERIES, self.series)
+        for direction, count in node.clock.jumps.items():
+            yield Sample(JUMPS, count, (direction,))
         cpu = self._process.cpu_times()
         yield Sample(CPU, cpu.user + cpu.system)
         yield Sample(MEMORY, self._process.memory_info().rss)

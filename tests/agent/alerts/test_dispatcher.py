@@ -192,16 +192,31 @@ async def test_severity_and_resolved_are_filtered_for_each_receiver() -> None:
     assert len(grave.got) == 2
 
 
-async def test_what_is_too_old_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Dispatcher(tmp_path, FAST)
+async def test_what_is_too_old_is_dropped_and_counted(tmp_path: Path) -> None:
+    first = Dispatcher(tmp_path, FAST, lambda: time.time() - 25 * 3600)
     first.use({"a": Script()})
     first.put(a_notification())
-    clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + 25 * 3600)
     script = Script()
     async with Running(tmp_path, FAST, a=script) as dispatcher:
         await until(lambda: counts(dispatcher)["dropped"] == 1)
     assert script.got == []
+
+
+async def test_a_clock_that_is_set_makes_nothing_old(tmp_path: Path) -> None:
+    """Nor after a restart: what waits is kept with the time by the new clock."""
+    moved = 0.0
+    first = Dispatcher(tmp_path, FAST, lambda: time.time() + moved)
+    first.use({"a": Script()})
+    first.put(a_notification())
+    moved = 25 * 3600
+    first.shift(moved)
+    dispatcher = Dispatcher(tmp_path, FAST, lambda: time.time() + moved)
+    dispatcher.use({"a": (script := Script())})
+    task = asyncio.create_task(dispatcher.run())
+    await until(lambda: len(script.got) == 1)
+    assert counts(dispatcher)["dropped"] == 0
+    await dispatcher.close(0.2)
+    await task
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts() -> None:

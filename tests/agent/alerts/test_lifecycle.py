@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,26 +256,66 @@ class TestEnds:
         assert desk.engine.active() == []
 
 
-class TestClock:
-    """A clock that is set back, or forth, holds nothing up and tells nothing twice."""
+DAY = 86400.0
 
-    def test_back_by_an_hour(self, desk: Any, nan: Nan) -> None:
+
+@pytest.mark.parametrize("jump", [-30 * DAY, -3600.0, 3600.0, 30 * DAY])
+class TestClock:
+    """A clock that is set back, or forth, holds nothing up, ends nothing, and tells nothing twice."""
+
+    def set(self, desk: Any, jump: float) -> None:
+        desk.now += jump
+        desk.engine.shift(jump)
+
+    def test_a_condition_must_hold_for_as_long_as_ever(self, desk: Any, nan: Nan, jump: float) -> None:
         rule = FixedRule(for_=Span(seconds=10))
+        desk.hold(nan(1), 5, rule=rule)
+        self.set(desk, jump)
+        desk.hold(nan(1), 3, rule=rule)
+        assert desk.statuses == []
+        desk.hold(nan(1), 4, rule=rule)
+        assert desk.statuses == ["LossNaN firing"]
+
+    def test_what_fires_goes_on_and_is_not_repeated(self, desk: Any, nan: Nan, jump: float) -> None:
         desk.hold(nan(0), 5)
-        desk.hold(nan(1), 5, name="LossSpike", rule=rule)
-        desk.now -= 3600
-        desk.hold(nan(1), 6, name="GpuHot", rule=rule)
-        desk.judge(nan(1), name="LossSpike", rule=rule)
+        self.set(desk, jump)
+        desk.wait(1)  # no rule judges meanwhile
+        desk.hold(nan(0), 5)
+        assert desk.statuses == ["LossNaN firing"]
+
+    def test_what_is_over_is_told_as_soon_as_ever(self, desk: Any, nan: Nan, jump: float) -> None:
+        desk.hold(nan(0), 5)
+        desk.hold((), 3)
+        self.set(desk, jump)
+        desk.wait(1)
+        assert desk.statuses == ["LossNaN firing"]
         desk.hold((), 12)
         assert desk.statuses == ["LossNaN firing", "LossNaN resolved"]
-        assert desk.samples("rule_state")[("LossSpike", desk.run.name, "firing")] == 1
+        assert desk.engine.announced(desk.now) is not None, "who expects repetition is told for a while that it is over"
 
-    def test_forth_by_a_day(self, desk: Any, nan: Nan) -> None:
+    def test_an_alert_of_a_script_lasts_as_long_as_ever(self, desk: Any, jump: float) -> None:
+        info = next(iter(desk.run.ranks.values())).info
+        desk.engine.user_alert(info, UserAlert(1, desk.now, "look", "", "warning"), desk.now)
+        desk.wait(1)
+        self.set(desk, jump)
+        desk.wait(desk.settings.user_alert_lasts - 5)
+        assert desk.statuses == ["UserAlert firing"]
+        desk.wait(20)
+        assert desk.statuses == ["UserAlert firing", "UserAlert resolved"]
+
+    def test_with_no_agent_meanwhile(
+        self, make_desk: Callable[..., Any], nan: Nan, tmp_path: Path, jump: float
+    ) -> None:
+        desk = make_desk(folder=tmp_path)
         desk.hold(nan(0), 5)
-        desk.now += 86400
+        desk.now += jump
+        desk.restart()
         desk.hold(nan(0), 5)
         assert desk.statuses[:1] == ["LossNaN firing"]
         assert [p["notification_reason"] for p in desk.payloads[1:]] in ([], ["repeat interval elapsed"])
+        told = len(desk.statuses)
+        desk.hold((), 12)
+        assert desk.statuses[told:] == ["LossNaN resolved"]
 
 
 def test_the_log_says_in_one_line_what_fires_and_what_is_over(desk: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -88,6 +88,31 @@ class TestSilences:
         desk.hold(nan(0), 10)
         assert desk.statuses == []
 
+    @pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+    def test_a_clock_that_is_set_ends_none_and_brings_none_back(
+        self, make_desk: Callable[..., Any], nan: Nan, tmp_path: Path, jump: float
+    ) -> None:
+        """One lasts as long as it was to last, and what is over stays over; a planned one keeps its time."""
+        desk = make_desk(folder=tmp_path)
+        create = desk.engine.silences.create
+        active = create(silence(desk.now, "alertname=LossNaN", seconds=60), desk.now)
+        over = create(silence(desk.now, "alertname=GpuHot", seconds=5), desk.now)
+        planned = create(silence(desk.now, "alertname=LossSpike", start=3600), desk.now)
+        desk.hold(nan(0), 10)
+        desk.now += jump
+        desk.engine.shift(jump)
+        for _ in range(2):
+            silences = desk.engine.silences
+            assert silences.get(active.id).ends == pytest.approx(active.ends + jump, abs=1e-2)
+            assert silences.get(over.id).state(desk.now) == "expired"
+            assert silences.get(planned.id).starts == pytest.approx(planned.starts, abs=1e-2)
+            desk.restart()
+        desk.hold(nan(0), 10)
+        assert desk.statuses == []
+        desk.wait(45)
+        desk.hold(nan(0), 2)
+        assert desk.statuses == ["LossNaN firing"]
+
     def test_one_that_begins_later(self, desk: Any, nan: Nan) -> None:
         desk.engine.silences.create(silence(desk.now, "alertname=LossNaN", start=30), desk.now)
         desk.hold(nan(0), 2)

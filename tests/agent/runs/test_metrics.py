@@ -36,6 +36,7 @@ CATALOGUE = {
     "agent_start_time_seconds": "",
     "agent_dropped_total": "reason",
     "agent_series": "",
+    "agent_clock_jumps_total": "direction",
     "agent_cpu_seconds_total": "",
     "agent_resident_memory_bytes": "",
     "sampler_up": "sampler",

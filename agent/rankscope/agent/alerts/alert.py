@@ -159,14 +159,14 @@ class Alert:
             self.gone = Mark(self.gone.time + blind, self.gone.step)
 
     def shift(self, seconds: float) -> None:
-        """The clock was set back: what was so long ago still is. What is shown of the past stays as it was."""
-        self.began = Mark(self.began.time - seconds, self.began.step)
-        self.gone = self.gone and Mark(self.gone.time - seconds, self.gone.step)
-        self.judged -= seconds
-        self.seen -= seconds
-        self.inhibited_until -= seconds
-        self.fired = self.fired and self.fired - seconds
-        self.ended = self.ended and self.ended - seconds
+        """The clock was set forward by so many seconds: what was so long ago still is. Its evidence stays as it was."""
+        self.began = Mark(self.began.time + seconds, self.began.step)
+        self.gone = self.gone and Mark(self.gone.time + seconds, self.gone.step)
+        self.judged += seconds
+        self.seen += seconds
+        self.inhibited_until += seconds
+        self.fired = self.fired and self.fired + seconds
+        self.ended = self.ended and self.ended + seconds
 
     def end(self, now: float) -> None:
         self.state, self.ended = "resolved", max(now, self.fired)

@@ -21,8 +21,8 @@ class Announcing:
         self._hostname = hostname
 
     def shift(self, seconds: float) -> None:
-        """The clock was set back."""
-        self.groups = {group: sent - seconds for group, sent in self.groups.items()}
+        """The clock was set forward by so many seconds."""
+        self.groups = {group: sent + seconds for group, sent in self.groups.items()}
 
     def announce(
         self, firing: Sequence[Alert], ended: Sequence[Alert], now: float

@@ -51,10 +51,11 @@ class Book:
         return [alert for alert in self if alert.state == "firing"]
 
     def shift(self, seconds: float) -> None:
-        """The clock was set back."""
-        for alert in (*self, *self.ended):
+        """The clock was set forward by so many seconds."""
+        for alert in (*self, *self.ended, *self.past):
             alert.shift(seconds)
         self.flapping.shift(seconds)
+        self.changed = True
 
     def problem(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rankscope.agent.alerts.lane import Announced, Lane
@@ -23,13 +23,14 @@ class Dispatcher:
     """Queues every notification for every receiver that wants it, and delivers.
 
     `folder`: where the queues are kept (None: in memory). `announced` returns what receivers that expect repetition
-    are told again and again.
+    are told again and again. `clock` says what time it is (Unix seconds).
     """
 
-    def __init__(self, folder: Path | None, settings: Settings) -> None:
+    def __init__(self, folder: Path | None, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.announced: Announced = lambda now: None
         self._folder = folder
         self._settings = settings
+        self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -45,17 +46,22 @@ class Dispatcher:
                 self._retire(lane.replace(notifier))
                 continue
             outbox = Outbox(self._file(name), self._settings.queue)
-            self._lanes[name] = Lane(name, notifier, outbox, self._settings, self._repeat)
+            self._lanes[name] = Lane(name, notifier, outbox, self._settings, self._repeat, self._clock)
         self._clean()
         if self._loop is not None:
             self._start()
 
     def put(self, notification: Notification) -> None:
         """Queue a notification; it is on disk when this returns. To be called where `run` runs."""
-        now = time.time()
+        now = self._clock()
         for lane in self._lanes.values():
             if lane.put(notification, now):
                 lane.wake()
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds."""
+        for lane in self._lanes.values():
+            lane.outbox.shift(seconds)
 
     async def run(self) -> None:
         """Deliver until `close`."""

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 RESEND = 300.0  # seconds for which receivers that expect repetition are told again that an alert is over
 RUN_GONE = "Nothing is heard of the run any more: that ends the alert, and says nothing about its cause."
 SAVE_EVERY = 10.0  # seconds between two saves of what is not urgent
-CLOCK_SLACK = 1.0  # seconds that the clock may go back without anybody minding
 
 
 class Alerts:
@@ -156,16 +155,26 @@ class Alerts:
             return made
 
     def _wake(self, now: float) -> None:
-        """Learn the time: that without an agent counts for nothing, and a clock that is set back holds nothing up."""
-        if not self._last:
-            for alert in self._book:
-                if not alert.key.title:
-                    alert.unknown(now)
-        elif (back := self._last - now) > CLOCK_SLACK:
-            log.warning("the clock was set back by %.0f s", back)
-            self._book.shift(back)
-            self._announcing.shift(back)
-        self._last = now
+        """Learn the time: that without an agent counts for nothing, and a clock set back then holds nothing up."""
+        before, self._last = self._last, now
+        if before:
+            return
+        noted = [*(alert.judged for alert in self._book), *self._announcing.groups.values()]
+        if (ahead := max(noted, default=now) - now) > 0:
+            self._book.shift(-ahead)
+            self._announcing.shift(-ahead)
+        for alert in self._book:
+            if not alert.key.title:
+                alert.unknown(now)
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds: what was so long ago still is."""
+        with self._lock:
+            self._book.shift(seconds)
+            self._announcing.shift(seconds)
+            self.silences.shift(seconds, self._last)
+            self._saved += seconds
+            self._last += seconds if self._last else 0.0
 
     # --- what is known ------------------------------------------------------------------------------------------------
 

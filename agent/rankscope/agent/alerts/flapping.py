@@ -40,5 +40,5 @@ class Flapping:
         self.firings = {key: times for key, times in self.firings.items() if abs(now - times[-1]) < window}
 
     def shift(self, seconds: float) -> None:
-        """The clock was set back."""
-        self.firings = {key: [time - seconds for time in times] for key, times in self.firings.items()}
+        """The clock was set forward by so many seconds."""
+        self.firings = {key: [time + seconds for time in times] for key, times in self.firings.items()}

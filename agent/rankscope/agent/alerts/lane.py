@@ -29,13 +29,22 @@ Announced: TypeAlias = Callable[[float], "Notification | None"]
 class Lane:
     """Delivers to one receiver, in order, one at a time; nothing that happens here touches another lane."""
 
-    def __init__(self, name: str, notifier: Notifier, outbox: Outbox, settings: Settings, announced: Announced) -> None:
+    def __init__(
+        self,
+        name: str,
+        notifier: Notifier,
+        outbox: Outbox,
+        settings: Settings,
+        announced: Announced,
+        clock: Callable[[], float],
+    ) -> None:
         self.name = name
         self.notifier = notifier
         self.outbox = outbox
         self.counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self._settings = settings
         self._announced = announced
+        self._clock = clock  # Unix seconds
         self._news = asyncio.Event()  # something was put
         self._hurry = asyncio.Event()  # do not sit out a pause
         self._closing = False
@@ -81,7 +90,7 @@ class Lane:
                     return
                 await self._idle()
                 continue
-            if time.time() - entry.since > self._settings.queue_age:
+            if self._clock() - entry.since > self._settings.queue_age:
                 self._complain(f"{self.name}: what waited longer than {self._settings.queue_age:g} s is dropped")
                 self._done(entry.notification, "dropped")
                 continue
@@ -149,7 +158,7 @@ class Lane:
         if left > 0 and await _wait(self._news, left):
             return
         self._repeat_at = time.monotonic() + every
-        everything = self._announced(time.time())
+        everything = self._announced(self._clock())
         fitted = fit(everything, self.name, self.notifier) if everything else None
         if fitted is None:
             return

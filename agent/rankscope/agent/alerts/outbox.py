@@ -67,6 +67,13 @@ class Outbox:
         waiting = [e.notification for e in self._entries.values() if e.notification.payload.get("groupKey") == group]
         return bool(waiting) and waiting[-1].id != self.busy and waiting[-1].payload.get("status") == "firing"
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds: what waited so long still does."""
+        for name, entry in self._entries.items():
+            self._entries[name] = entry._replace(since=entry.since + seconds)
+        if self._entries:
+            self._rewrite()
+
     def head(self) -> Entry | None:
         """Return what is to be delivered next."""
         return next(iter(self._entries.values()), None)

@@ -146,6 +146,20 @@ class Silences:
         """Return the ids of the silences that cover an alert with these labels now."""
         return tuple(s.id for s in self._silences.values() if s.state(now) == "active" and s.matches(labels))
 
+    def shift(self, seconds: float, now: float) -> None:
+        """The clock was set forward by so many seconds, from `now`: silences last as long as they were to last.
+
+        One that has not begun begins when it was to begin, by the new clock.
+        """
+        moved = {
+            name: replace(silence, starts=silence.starts + seconds, ends=silence.ends + seconds)
+            for name, silence in self._silences.items()
+            if silence.starts <= now
+        }
+        if moved:
+            self._silences |= moved
+            self._save(now + seconds)
+
     def next_change(self, now: float) -> float | None:
         """Return when the next silence begins or ends (Unix seconds), or None."""
         times = [t for s in self._silences.values() for t in (s.starts, s.ends) if t > now]

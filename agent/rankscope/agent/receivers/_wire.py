@@ -128,6 +128,7 @@ def to_batch(batch: ingest_pb2.Batch, names: Names, refuse: Refuse) -> Batch:
         last=batch.first_sequence + batch.records - 1,
         blocks=tuple(_block(block, names, offset, refuse) for block in batch.blocks),
         events=tuple(e for event in batch.events if (e := _event(event, offset)) is not None),
+        offset=offset * 1e-9,
     )
 
 
@@ -187,4 +188,5 @@ def to_heartbeat(beat: ingest_pb2.Heartbeat) -> Heartbeat:
         dropped=dict(list(beat.dropped.items())[:64]),
         log_seconds=dict(list(beat.log_seconds.items())[:8]),
         overhead_ratio=beat.overhead_ratio,
+        offset=beat.clock_offset_ns * 1e-9,
     )

@@ -43,6 +43,11 @@ class Episodes:
         if (current := self.current) is not None:
             current.until = now + self.hold
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set."""
+        for one in self._told:
+            one.until = None if one.until is None else one.until + seconds
+
     def tell(self, now: float) -> tuple[Finding, ...]:
         """Return the findings of the episodes that are not over, were never told, or ended less than `hold` ago."""
         if not self._told:

@@ -59,6 +59,10 @@ class Fold(Generic[Params]):
     def back(self, step: int, place: Place) -> None:
         """The run went back to a step: what was read of it and of later ones no longer counts."""
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set: times that are remembered move with it."""
+        self.episodes.shift(seconds)
+
     def take(self, rule: Params, step: int, time: float, value: float, place: Place) -> None:
         raise NotImplementedError
 

@@ -108,6 +108,10 @@ class _Memory:
         self._calm = 0  # points in a row near the level
         self._lone = 0.0  # how far up the outliers went that changed nothing
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set."""
+        self.episodes.shift(seconds)
+
     def take(self, rule: LossSpike, piece: Piece, node: Node, run: Run, rank: Rank, now: float) -> None:
         if piece.back:
             self._return_to(int(piece.step[0]), now)

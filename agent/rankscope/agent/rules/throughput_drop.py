@@ -83,6 +83,10 @@ class _Speeds(Fold[ThroughputDrop]):
     def back(self, step: int, place: Place) -> None:
         self.late.clear()
 
+    def shift(self, seconds: float) -> None:
+        super().shift(seconds)
+        self.late = deque((step, time + seconds, speed) for step, time, speed in self.late)
+
     def take(self, rule: ThroughputDrop, step: int, time: float, value: float, place: Place) -> None:
         if not math.isfinite(value) or value <= 0 or math.isnan(time):
             return

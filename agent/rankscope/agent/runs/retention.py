@@ -6,6 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rankscope.agent.runs.clock import Clock
+
+CALM = 86400.0  # seconds after a jump of the clock in which nothing is removed: time for somebody to see to it
+
 
 def expired(root: Path, keep_days: float, now: float) -> Iterator[Path]:
     """Yield the run folders below `root` in which nothing was written for `keep_days` days; `now` is in Unix seconds.
@@ -21,9 +25,12 @@ def expired(root: Path, keep_days: float, now: float) -> Iterator[Path]:
             yield folder
 
 
-def prune(root: Path, keep_days: float, now: float) -> list[Path]:
-    """Remove the expired runs; return their folders. Zero `keep_days` keeps everything. Raises OSError."""
-    gone = list(expired(root, keep_days, now)) if keep_days > 0 else []
+def prune(root: Path, keep_days: float, clock: Clock) -> list[Path]:
+    """Remove the expired runs; return their folders. Zero `keep_days` keeps everything. Raises OSError.
+
+    Files were dated by the clock as it was then: while that was set lately, it may be wrong, and nothing is removed.
+    """
+    gone = list(expired(root, keep_days, clock.now())) if keep_days > 0 and clock.calm(CALM) else []
     for folder in gone:
         shutil.rmtree(folder)
     return gone

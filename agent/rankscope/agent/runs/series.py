@@ -75,6 +75,10 @@ class Series:
         self._end = end + 1
         self._start = max(self._start, end + 1 - self.window)
 
+    def shift(self, seconds: float) -> None:
+        """Move the times of all points: the clock was set."""
+        self._time[self._start : self._end] += seconds
+
     def _note_returns(self, step: IntArray) -> None:
         """Remember where the steps go back; called before the points are counted."""
         if self._last_step is not None and step[0] < self._last_step:

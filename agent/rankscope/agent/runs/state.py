@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,7 @@ from rankscope.agent.model import (
     RankKey,
     Sample,
 )
+from rankscope.agent.runs.clock import Clock, Dated, RankClock
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.shares import SHARES, Shares
@@ -52,6 +53,7 @@ class Rank:
     limits: Limits
     shares: Shares = field(default_factory=Shares)  # of the run's ranks
     peers: Mapping[int, Rank] = field(default_factory=dict[int, "Rank"])  # the run's ranks, this one among them
+    clock: RankClock = field(default_factory=RankClock)
     series: dict[str, Series] = field(default_factory=dict[str, Series])
     phases: dict[str, Series] = field(default_factory=dict[str, Series])  # seconds of each step by phase
     phase_seconds: dict[str, float] = field(default_factory=dict[str, float])  # totals
@@ -103,19 +105,47 @@ class Rank:
         self.last_seen = now
 
     def beat(self, heartbeat: Heartbeat, now: float) -> None:
+        self._late(heartbeat.offset)
         self.heartbeat = heartbeat
         self.last_seen = now
 
     def apply(self, batch: Batch, now: float) -> None:
         """Take a batch into the windows."""
         self.last_seen = now
+        late = self._late(batch.offset)
         for block in batch.blocks:
-            self._apply_block(block, now)
+            self._apply_block(replace(block, time=block.time + late) if late else block, now)
         for event in batch.events:
             if isinstance(event, Expect):
-                self.expect_until = max(self.expect_until, event.time + event.seconds)
+                self.expect_until = max(self.expect_until, event.time + late + event.seconds)
             elif isinstance(event, Goodbye):
-                self.goodbye = event
+                self.goodbye = replace(event, time=event.time + late)
+
+    def _late(self, offset: float | None) -> float:
+        """Return by how many seconds to move the times of what comes, so that they go with those that came."""
+        late = self.clock.late(offset)
+        if jumped := self.clock.jumped(offset):
+            self._shift(jumped)
+        return late
+
+    def shift(self, seconds: float) -> None:
+        """The agent's clock was set forward by so many seconds."""
+        self.last_seen += seconds
+        self.restarts = [(attempt, step, time + seconds) for attempt, step, time in self.restarts]
+        if self.clock.here:
+            self._shift(seconds)
+
+    def _shift(self, seconds: float) -> None:
+        """The clock by which this rank's rows are dated was set."""
+        self.last_step_time += seconds if self.step is not None else 0.0
+        self.expect_until += seconds
+        self.goodbye = self.goodbye and replace(self.goodbye, time=self.goodbye.time + seconds)
+        series = (*self.series.values(), *self.phases.values(), *self._by_role.values(), self.step_seconds)
+        for each in {id(one): one for one in series}.values():
+            each.shift(seconds)
+        for memory in self._memories.values():
+            if isinstance(memory, Dated):
+                memory.shift(seconds)
 
     def _apply_block(self, block: Block, now: float) -> None:
         rows = len(block.step)
@@ -210,6 +240,7 @@ class Node:
 
     hostname: str
     limits: Limits = field(default_factory=Limits)
+    clock: Clock = field(default_factory=Clock)
     roles: Roles = field(default_factory=Roles)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict[tuple[str, str], Run])  # by project and name
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict[str, tuple[Sample, ...]])  # by sampler
@@ -269,7 +300,8 @@ class Node:
             run = self.runs[key.project, key.run] = Run(key.project, key.run, info.run_id, info.started or now)
         rank = run.ranks.get(key.rank)
         if rank is None:
-            rank = run.ranks[key.rank] = Rank(info, self.roles, self.limits, run.shares, run.ranks)
+            clock = RankClock(self.clock)
+            rank = run.ranks[key.rank] = Rank(info, self.roles, self.limits, run.shares, run.ranks, clock)
         rank.attach(info, now)
         return rank
 
@@ -278,6 +310,17 @@ class Node:
         for run in list(self.runs.values()):
             for rank in list(run.ranks.values()):
                 yield run, rank
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds: what was so long ago still is."""
+        self.sampled = {sampler: time + seconds for sampler, time in self.sampled.items()}
+        for windows in self._windows.values():
+            for window in windows.values():
+                window.shift(seconds)
+        for run in self.runs.values():
+            run.started += seconds if any(rank.clock.here for rank in run.ranks.values()) else 0.0
+            for rank in run.ranks.values():
+                rank.shift(seconds)
 
     def sweep(self, now: float, grace: float) -> list[Run]:
         """Forget the runs of which nothing was heard for `grace` seconds; return them."""

@@ -1,0 +1,138 @@
+"""The wall clock of a node is set while a rank, its sender and the agent run: nothing comes of it but a count."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from rankscope.agent.fakes import Inbox, inbox
+
+from .chaos import World
+from .server import wait_for
+
+pytestmark = pytest.mark.e2e
+
+HOUR = 3600
+
+
+class Wall:
+    """The wall clock of every process of the node; CLOCK_MONOTONIC goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        library, self._file = folder / "wallclock.so", folder / "moved"
+        source = Path(__file__).parent / "wallclock.c"
+        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run(["gcc", *flags, "-o", str(library), str(source)], check=True)
+        self.environment = {"LD_PRELOAD": str(library), "RANKSCOPE_TEST_CLOCK": str(self._file)}
+        self.moved = 0
+        self._file.write_bytes(bytes(8))
+
+    def jump(self, seconds: int) -> None:
+        self.moved += seconds
+        with self._file.open("r+b") as file:
+            file.write(self.moved.to_bytes(8, "little", signed=True))
+
+
+@pytest.fixture
+def wall(tmp_path: Path, require: Callable[..., str]) -> Wall:
+    require("gcc", why="to build a wall clock that can be set")
+    return Wall(tmp_path)
+
+
+@pytest.fixture
+def box() -> Iterator[Inbox]:
+    with inbox() as made:
+        yield made
+
+
+@pytest.fixture
+def world(wall: Wall, box: Inbox) -> Iterator[World]:
+    made = World(f"notifiers: {{webhook: [{{url: '{box.url}'}}]}}\n", wall.environment)
+    yield made
+    made.close()
+
+
+def page(world: World) -> str:
+    """Return what the agent exports now."""
+    found = re.search(r"(http://[\d.:]+) shows the rest", (world.place / "agent.log").read_text())
+    assert found, "the agent does not say where its page is"
+    with urllib.request.urlopen(f"{found[1]}/metrics", timeout=10) as answer:
+        return cast("bytes", answer.read()).decode()
+
+
+def value(world: World, name: str) -> float:
+    """Return the sum of all series of a metric, NaN where there is none."""
+    found = re.findall(rf"^rankscope_{name}(?:\{{.*\}})? (\S+)$", page(world), re.MULTILINE)
+    return sum(map(float, found)) if found else math.nan
+
+
+def told(box: Inbox) -> list[str]:
+    """Return what the webhook was told, a title or a name and a status for each alert."""
+    bodies = [cast("dict[str, list[dict[str, Any]]]", arrived.json()) for arrived in box.arrived]
+    alerts = [alert for body in bodies for alert in body["alerts"]]
+    return [f"{alert['annotations']['summary']} {alert['status']}" for alert in alerts]
+
+
+def judged(world: World, box: Inbox, title: str) -> None:
+    """Let the rank raise an alert of its own: once it is here, everything before it was judged and told."""
+    assert world.rank is not None
+    world.rank.tell(f"alert {title}")
+    wait_for(lambda: f"{title} firing" in told(box), 20, f"the alert {title}; there is {told(box)}")
+
+
+def times(world: World) -> list[tuple[int, float]]:
+    """Return step and wall time of each point of the record."""
+    return [
+        (event.step, event.wall_time)
+        for path in world.runs.glob("chaos/*/rank_0000/events.out.tfevents*")
+        for event in EventFileLoader(str(path)).Load()
+        for each in event.summary.value
+        if each.tag.startswith("series")
+    ]
+
+
+def test_a_clock_that_is_set_back_and_forth_changes_nothing(world: World, wall: Wall, box: Inbox) -> None:
+    """No point is lost, doubled or moved; no rule fires and no alert ends; it is counted, and said once."""
+    world.start_agent()
+    rank = world.start_rank()
+    for _ in range(8):  # of these intervals TrainingStalled learns what is usual
+        rank.tell("log 25")
+        wait_for(lambda: value(world, "ingest_points_total") == rank.logged, 20, "the points to arrive")
+    judged(world, box, "before")
+    expected = ["before firing"]
+    moments = [(rank.logged, 0)]
+    for title, seconds in (("forth", HOUR), ("back", -2 * HOUR), ("right", HOUR)):
+        wall.jump(seconds)
+        judged(world, box, title)  # no step meanwhile: a step that ended an hour ago would be a stall
+        expected.append(f"{title} firing")
+        rank.tell("log 200")
+        wait_for(lambda: value(world, "ingest_points_total") == rank.logged, 20, "the points to arrive")
+        moments.append((rank.logged, wall.moved))
+        now = time.time() + wall.moved
+        assert abs(value(world, "rank_last_step_timestamp_seconds") - now) < 60
+        assert abs(value(world, "run_last_event_timestamp_seconds") - now) < 60
+        assert value(world, "rank_up") == 1
+        assert value(world, "ingest_lag_seconds") < 60
+    assert value(world, "train_step_duration_seconds_sum") < 60
+    assert value(world, "train_steps_total") == rank.logged
+    assert value(world, "agent_clock_jumps_total") == 3
+    log = (world.place / "agent.log").read_text()
+    assert log.count("the clock") == 1, log
+    world.settle()
+    world.check()
+    assert told(box) == expected
+    record = times(world)
+    assert [step for step, _ in record] == list(range(rank.logged))
+    first = 0
+    for last, moved in moments:
+        assert all(abs(at - moved - time.time()) < 120 for _, at in record[first:last]), f"points {first} to {last}"
+        first = last
