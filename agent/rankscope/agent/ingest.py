@@ -56,6 +56,9 @@ class _Writer:
                 safe = self._record.begin(rank)
             except OSError as error:
                 loop.call_soon_threadsafe(_fail, done, error)
+            except Exception as error:  # noqa: BLE001 (the worker of the record: what it is, the rank hears)
+                self._say(error, rank)
+                loop.call_soon_threadsafe(_fail, done, OSError(f"{type(error).__name__}: {error}"))
             else:
                 loop.call_soon_threadsafe(_resolve, done, safe)
 
@@ -71,18 +74,21 @@ class _Writer:
             return
         try:
             self._record.write(session.rank, batch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (likewise)
             # Nothing of this session counts as safe beyond what is: the rank sends it again, in another stream.
-            if type(error) not in self._seen:
-                self._seen.add(type(error))
-                log.exception("the record refused points of rank %d of %s", session.rank.key.rank, session.rank.key.run)
+            self._say(error, session.rank)
             self._broken.add(session)
-            session.loop.call_soon_threadsafe(session.lost, batch.last - batch.first + 1)
+            session.loop.call_soon_threadsafe(session.lost, batch, error)
             return
         self._dirty[session] = batch.last
         self._unsafe += batch.last - batch.first + 1
         goodbye = any(isinstance(event, Goodbye) for event in batch.events)
         self._urgent = self._urgent or goodbye or self._unsafe >= COMMIT_AT
+
+    def _say(self, error: Exception, rank: RankInfo) -> None:
+        if type(error) not in self._seen:
+            self._seen.add(type(error))
+            log.error("the record refused points of rank %d of %s", rank.key.rank, rank.key.run, exc_info=error)
 
     def _commit(self) -> None:
         """Acknowledge what is safe. Raises OSError where something is not."""
@@ -117,8 +123,10 @@ class _Writer:
             if self._dirty and (closing or self._urgent or time.monotonic() >= due):
                 try:
                     self._commit()
-                except OSError as error:
+                except Exception as error:  # whatever it is, the next commit tries again
                     self._urgent = False
+                    if not isinstance(error, OSError):
+                        log.exception("cannot write the record")
                     self._failed(f"cannot write the record: {error}")
             if time.monotonic() >= due:
                 due = time.monotonic() + COMMIT_EVERY
@@ -160,12 +168,13 @@ class IntakeSession:
 
     @property
     def safe(self) -> int:
+        self._end: Exception = ConnectionAbortedError("another stream goes on with this session")
         return self._safe
 
     async def take(self, batch: Batch) -> None:
         await self._intake.room.wait()
         if not self._open:
-            raise ConnectionAbortedError("another stream goes on with this session")
+            raise self._end
         if batch.last <= self._taken:
             return
         if batch.first <= self._taken:
@@ -189,9 +198,19 @@ class IntakeSession:
         self._settle(sequence)
         self._saved.set()
 
-    def lost(self, records: int) -> None:
-        """The record will not take what comes: the stream ends, and the rank goes on from what is safe."""
-        self.refuse("record_error", records)
+    def lost(self, batch: Batch, error: Exception) -> None:
+        """The record will not take a batch: the stream ends, and the rank goes on from what is safe.
+
+        Where that is not for lack of room, but for what the batch holds, the stream says so: the rank then finds out
+        by ever smaller batches which record it is, and leaves that one out.
+        """
+        if isinstance(error, OSError):
+            self._end = ConnectionAbortedError(f"cannot write the record: {error}")
+        else:
+            if batch.first == batch.last:
+                self.refuse("record_error", 1)
+            what = f"{type(error).__name__}: {error}"[:500]
+            self._end = ValueError(f"the record cannot hold one of {batch.first} to {batch.last}: {what}")
         self._settle(self._taken)
         self.close()
 
@@ -204,6 +223,8 @@ class IntakeSession:
             self._saved.clear()
             await self._saved.wait()
         self._reported = self._safe
+            if not self._open:
+                raise self._end
         return self._reported
 
     def close(self) -> None:
@@ -231,11 +252,18 @@ class Ingest:
         self._writer = _Writer(self.record, self.failed) if self.record is not None else None
 
     async def open(self, hello: RankInfo) -> IntakeSession:
+            self._saved.set()
         """Begin a session, or take it over from an earlier stream of it."""
         key = (hello.key, hello.session)
-        if (old := self._sessions.pop(key, None)) is not None:
-            old.close()
-        safe = await self._writer.begin(hello) if self._writer else (old.safe if old else 0)
+        safe = 0
+        while True:
+            if (old := self._sessions.pop(key, None)) is not None:
+                safe = old.safe
+                old.close()
+            if self._writer is not None:
+                safe = await self._writer.begin(hello)
+            if key not in self._sessions:  # else another stream came meanwhile: what it has sent counts first
+                break
         state = self.node.attach(hello, self.node.clock.now())
         session = self._sessions[key] = IntakeSession(self, hello, state, safe)
         log.info("rank %d of %s/%s is here, safe up to %d", hello.key.rank, hello.key.project, hello.key.run, safe)

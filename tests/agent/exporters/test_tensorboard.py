@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -313,3 +316,26 @@ def test_descriptors_are_given_back_when_sessions_end(tmp_path: Path) -> None:
         record.write(rank(number), Batch(1, 1, (), (Goodbye(3, 1.0, End.FINISHED),)))
     record.commit()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_batch_that_fails_halfway_leaves_nothing_and_may_come_again(tmp_path: Path) -> None:
+    record = Tensorboard(dir=str(tmp_path))
+    record.begin(rank())
+    good = losses(1, 3)
+    bad = Batch(1, 4, good.blocks, (Text(1, 2.0, "tag", cast("str", None)),))
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            record.write(rank(), bad)
+        record.commit()
+    record.write(rank(), good)
+    record.close()
+    assert len(scalars(folder(tmp_path), "loss")) == 3
+
+
+def test_a_run_that_says_it_began_at_no_time_at_all_has_a_summary(tmp_path: Path) -> None:
+    record = Tensorboard(dir=str(tmp_path))
+    info = dataclasses.replace(rank(), started=float("nan"))
+    record.begin(info)
+    record.write(info, losses(1, 3))
+    record.close()
+    assert json.loads((folder(tmp_path).parent / "run.json").read_text())["started"] == "NaN"

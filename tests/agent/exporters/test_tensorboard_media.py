@@ -170,3 +170,29 @@ def test_things_that_never_become_complete_are_forgotten(tmp_path: Path) -> None
     begun = [Media(5, 9.0, "image", "sample", number, 0, False, b"x", SIZE) for number in range(200)]
     path = written(tmp_path, *begun, commits=True)
     assert len(list(path.glob("pieces/*"))) == _media.INCOMPLETE
+
+
+def test_a_table_whose_cell_is_a_whole_document(tmp_path: Path) -> None:
+    text = "x" * 200_000
+    path = written(tmp_path, *pieces("table", "samples", f"prompt\n{text}\n".encode(), {}))
+    (event,) = read(path).Tensors("samples")
+    assert text.encode() in event.tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "metadata"),
+    [
+        ("image", PNG, {**SIZE, "height": float("inf")}),
+        ("histogram", struct.pack("<2d", 1.0, 2.0), {"min": 1, "max": 1, "sum": 10**400, "sum_squares": 1}),
+        ("graph", b"[" * 100_000, {}),
+    ],
+)
+def test_what_cannot_be_shown_is_left_out_and_the_rest_goes_on(
+    tmp_path: Path, kind: str, data: bytes, metadata: Mapping[str, object]
+) -> None:
+    record = Tensorboard(dir=str(tmp_path))
+    record.begin(rank())
+    record.write(rank(), Batch(1, 1, (), (*pieces(kind, "odd", data, metadata),)))
+    record.write(rank(), losses(2, 3))
+    record.close()
+    assert len(scalars(folder(tmp_path), "loss")) == 3

@@ -7,9 +7,10 @@ import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import grpc
+import grpc.aio
 import pytest
 
 from rankscope.agent.demo.stage import free_port
@@ -18,9 +19,10 @@ from rankscope.agent.receivers.fake_rank import FakeRank
 from rankscope.agent.receivers.grpc import Grpc
 from rankscope.agent.runs.naming import run_name
 from rankscope.agent.runs.state import Node, Rank
-from rankscope.v1 import ingest_pb2
+from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
 
 T = TypeVar("T")
+Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.FromRank, ingest_pb2.FromAgent]"
 Start = Callable[[Grpc], Awaitable[Node]]
 
 
@@ -146,3 +148,45 @@ async def test_eight_ranks_at_once(start: Start, tmp_path: Path) -> None:
     await asyncio.gather(*(in_thread(lambda i=i: say(i)) for i in range(8)))  # type: ignore[misc]
     assert sorted(rank.info.key.rank for _, rank in node.ranks()) == list(range(8))
     assert {rank.points for _, rank in node.ranks()} == {50}
+
+
+def hello(**fields: object) -> ingest_pb2.FromRank:
+    return ingest_pb2.FromRank(hello=ingest_pb2.Hello(run_id="r", session=1, world_size=1, **fields))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def stream(channel: grpc.aio.Channel) -> Call:
+    return cast("ingest_pb2_grpc.IngestAsyncStub", ingest_pb2_grpc.IngestStub(channel)).Stream()
+
+
+async def test_what_no_correct_sdk_sends_is_refused_with_a_clear_error(start: Start, tmp_path: Path) -> None:
+    await start(Grpc(listen=f"unix://{tmp_path}/a.sock"))
+    media = ingest_pb2.Event(media=ingest_pb2.Media(kind="table", metadata_json="[" * 60_000, last=True))
+    odd = ingest_pb2.Batch(first_sequence=1, records=1, events=[media])
+    deep = '{"a":' * 500 + "1" + "}" * 500
+    for messages, why in (
+        ([hello(config_json=deep)], "nested deeper"),
+        ([hello(), ingest_pb2.FromRank(batch=odd)], "metadata is no JSON"),
+    ):
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/a.sock") as channel:
+            call = stream(channel)
+            for message in messages:
+                await call.write(message)
+            with pytest.raises(grpc.aio.AioRpcError, match=why) as error:
+                async for _ in call:
+                    pass
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stream_that_is_broken_off_leaves_no_task_behind(start: Start, tmp_path: Path) -> None:
+    node = await start(Grpc(listen=f"unix://{tmp_path}/a.sock"))
+    before = asyncio.all_tasks()
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/a.sock") as channel:
+        call = stream(channel)
+        await call.write(hello())
+        await call.read()
+        assert any("saved" in repr(task) for task in asyncio.all_tasks() - before)
+        call.cancel()
+        deadline = time.monotonic() + 5
+        while only_rank(node).connected or any("saved" in repr(task) for task in asyncio.all_tasks()):
+            assert time.monotonic() < deadline, asyncio.all_tasks() - before
+            await asyncio.sleep(0.01)

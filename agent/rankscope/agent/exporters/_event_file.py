@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rankscope.agent.exporters._progress import Progress, load
@@ -106,6 +107,21 @@ class EventFile:
         """Remove another file of the folder after the next save."""
         self._beside.pop(name, None)
         self._gone.add(name)
+
+    def mark(self) -> Callable[[], None]:
+        """Return what takes back all that comes from here on until the next save: for what fails half-way."""
+        progress, count, size = self.progress, len(self._pending), self._size
+        patches, gone, dirty = dict(self._patches), set(self._gone), self._dirty
+        beside = {name: dict(parts) for name, parts in self._beside.items()}
+        pieces = {key: dict(piece) for key, piece in progress.pieces.items()}
+        ending, sessions = progress.ending, dict(progress.sessions)
+
+        def back() -> None:
+            del self._pending[count:]
+            self._size, self._patches, self._gone, self._beside, self._dirty = size, patches, gone, beside, dirty
+            progress.pieces, progress.ending, progress.sessions = pieces, ending, sessions
+
+        return back
 
     def touch(self) -> None:
         """The progress changed, though no record did."""

@@ -25,6 +25,11 @@ SHOWN_ROWS = 100  # of a table; its CSV file holds all
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+# What comes of data that is not what it says it is.
+_WRONG = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, struct.error, csv.Error)
+csv.field_size_limit(LARGEST)  # a cell of a table may be a whole document
+
+
 class Malformed(ValueError):
     """What a rank sent is not what it says it is; the text says how."""
 
@@ -98,7 +103,7 @@ def _finish(
                 file.append(event(step, time, text(tag, _described(metadata, str(metadata.get("path", ""))))))
             case _:
                 raise Malformed("of a kind that this agent does not know")
-    except (ValueError, TypeError, KeyError, struct.error) as error:
+    except _WRONG as error:
         log.warning("%s %r is left out: %s", kind, tag, error)
 
 

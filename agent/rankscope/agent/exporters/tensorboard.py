@@ -99,7 +99,10 @@ class Tensorboard:
         file.touch()
 
     def write(self, rank: RankInfo, batch: Batch) -> None:
-        """Take a batch into memory; it counts from the next commit on. Raises ValueError where it overlaps."""
+        """Take a batch into memory; it counts from the next commit on. Raises ValueError where it overlaps.
+
+        A batch of which something cannot be taken is not taken at all: it may come again, in smaller parts.
+        """
         if not self._kept(rank):
             self._passed[rank.key, rank.session] = batch.last
             return
@@ -110,12 +113,17 @@ class Tensorboard:
             return
         if batch.first <= taken:
             raise ValueError(f"records {batch.first} to {batch.last} overlap with {taken}, the last one written")
-        for block in batch.blocks:
-            if len(block.step) and block.columns:
-                file.append(self._rows(block.columns).encode(block))
-        self._summaries[rank.key.project, rank.key.run].update(rank, batch)
-        for item in batch.events:
-            self._event(file, rank, session, item)
+        back = file.mark()
+        try:
+            for block in batch.blocks:
+                if len(block.step) and block.columns:
+                    file.append(self._rows(block.columns).encode(block))
+            self._summaries[rank.key.project, rank.key.run].update(rank, batch)
+            for item in batch.events:
+                self._event(file, rank, session, item)
+        except BaseException:
+            back()
+            raise
         file.progress.sessions[session] = batch.last
         file.touch()
 
@@ -175,8 +183,8 @@ class Tensorboard:
         for run, summary in list(self._summaries.items()):
             try:
                 summary.save()
-            except OSError as error:  # the record itself is safe: only its summary is old
-                log.warning("cannot write the summary of %s/%s: %s", *run, error.strerror or error)
+            except (OSError, ValueError, TypeError, RecursionError) as error:  # the record itself is safe
+                log.warning("cannot write the summary of %s/%s: %s", *run, getattr(error, "strerror", None) or error)
             if not any(key[:2] == run for key in self._files):
                 del self._summaries[run]
         if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -35,6 +36,8 @@ MAX_NAME = 256  # characters of a series' name
 MAX_TEXT = 1_000_000  # characters of a text, a traceback
 MAX_CONFIG = 1_000_000  # bytes of a run's configuration
 
+MAX_METADATA = 64_000  # bytes of what is said of something large
+MAX_DEPTH = 64  # levels of a configuration
 ENDS = {
     ingest_pb2.Goodbye.FINISHED: End.FINISHED,
     ingest_pb2.Goodbye.EXCEPTION: End.EXCEPTION,
@@ -87,6 +90,8 @@ def to_info(hello: ingest_pb2.Hello) -> RankInfo:
     if not isinstance(config, dict):
         raise WireError("config is no JSON object")
     project = safe_name(hello.project, "default")
+    if _deeper(cast("dict[str, object]", config), MAX_DEPTH):
+        raise WireError(f"config is nested deeper than {MAX_DEPTH} levels")
     return RankInfo(
         key=RankKey(project, run_name(hello.name or hello.project, hello.run_id), hello.rank),
         session=hello.session,
@@ -100,7 +105,7 @@ def to_info(hello: ingest_pb2.Hello) -> RankInfo:
         hostname=hello.hostname[:256],
         pid=hello.pid,
         pid_start_ticks=hello.pid_start_ticks,
-        started=hello.started_unix_seconds,
+        started=hello.started_unix_seconds if math.isfinite(hello.started_unix_seconds) else 0.0,
         device_uuids=tuple(hello.device_uuids)[:64],
         visible_devices=hello.visible_devices[:4096],
         config=cast("dict[str, object]", config),
@@ -117,6 +122,17 @@ def to_info(hello: ingest_pb2.Hello) -> RankInfo:
 
 
 def to_batch(batch: ingest_pb2.Batch, names: Names, refuse: Refuse) -> Batch:
+def _deeper(value: object, levels: int) -> bool:
+    """True for JSON that is nested deeper than so many levels."""
+    if isinstance(value, dict):
+        parts = list(cast("dict[str, object]", value).values())
+    elif isinstance(value, list):
+        parts = cast("list[object]", value)
+    else:
+        return False
+    return levels <= 0 or any(_deeper(part, levels - 1) for part in parts)
+
+
     """Return a batch's values; columns that were refused are left out and counted through `refuse`."""
     if not batch.first_sequence or not batch.records:
         raise WireError("a batch has a first sequence number and records")
@@ -173,9 +189,16 @@ def _event(event: ingest_pb2.Event, offset: int) -> Event | None:
         )
     if kind == "media":
         media = event.media
-        metadata: object = json.loads(media.metadata_json or "{}")
+        if len(media.metadata_json) > MAX_METADATA:
+            raise WireError(f"metadata is larger than {MAX_METADATA} bytes")
+        try:
+            metadata: object = json.loads(media.metadata_json or "{}")
+        except (ValueError, RecursionError):
+            raise WireError("metadata is no JSON") from None
         table = cast("dict[str, object]", metadata) if isinstance(metadata, dict) else {}
-        return Media(step, time, media.kind, media.tag[:MAX_NAME], media.id, media.index, media.last, media.data, table)
+        return Media(
+            step, time, media.kind[:64], media.tag[:MAX_NAME], media.id, media.index, media.last, media.data, table
+        )
     return None  # said by a newer SDK
 
 
@@ -185,8 +208,8 @@ def to_heartbeat(beat: ingest_pb2.Heartbeat) -> Heartbeat:
         step=beat.step,
         phase=beat.phase[:64],
         journal_bytes=beat.journal_bytes,
-        dropped=dict(list(beat.dropped.items())[:64]),
-        log_seconds=dict(list(beat.log_seconds.items())[:8]),
+        dropped={reason[:64]: count for reason, count in list(beat.dropped.items())[:64]},
+        log_seconds={quantile[:16]: value for quantile, value in list(beat.log_seconds.items())[:8]},
         overhead_ratio=beat.overhead_ratio,
         offset=beat.clock_offset_ns * 1e-9,
     )

@@ -177,15 +177,17 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
         except OSError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"cannot write the record of this run: {error}")
         reader = asyncio.ensure_future(_read(messages, session))
+        saved = asyncio.ensure_future(session.saved())
+        for task in (reader, saved):
+            task.add_done_callback(_noticed)  # both may end at once, and for the same reason
         try:
             yield self._welcome(session)
-            saved = asyncio.ensure_future(session.saved())
             while not reader.done():
                 await asyncio.wait({reader, saved}, return_when=asyncio.FIRST_COMPLETED)
                 if saved.done():
                     yield ingest_pb2.FromAgent(ack=ingest_pb2.Ack(sequence=saved.result()))
                     saved = asyncio.ensure_future(session.saved())
-            saved.cancel()
+                    saved.add_done_callback(_noticed)
             await reader
         except (WireError, ValueError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -193,6 +195,7 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
             await context.abort(grpc.StatusCode.ABORTED, str(error))
         finally:
             reader.cancel()
+            saved.cancel()
             session.close()
 
     def _welcome(self, session: Session) -> ingest_pb2.FromAgent:
@@ -206,6 +209,12 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
                 url=self.url,
             )
         )
+
+
+def _noticed(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
+    """Take note of how a task ended, so that asyncio does not complain that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _read(messages: AsyncIterator[ingest_pb2.FromRank], session: Session) -> None:

@@ -117,7 +117,7 @@ class Summary:
         if self._info is None or not self._changed or (now < self._due and not force):
             return
         self._due = now + EVERY
-        replace_file(self._path, json.dumps(self.to_json(), indent=1, default=str, allow_nan=False) + "\n")
+        replace_file(self._path, json.dumps(finite(self.to_json()), indent=1, default=str, allow_nan=False) + "\n")
         self._changed = False
 
     def to_json(self) -> dict[str, object]:
@@ -144,7 +144,7 @@ class Summary:
             "world_size": info.world_size,
             "launcher": info.launcher,
             "job_id": info.job_id,
-            "config": finite(info.config),
+            "config": dict(info.config),
             "environment": dict(info.environment),
             "hostname": info.hostname,
             "attempts": self._sessions,
