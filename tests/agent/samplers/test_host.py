@@ -132,6 +132,14 @@ def test_local_file_systems_are_seen_once_and_network_ones_when_named(node: Node
     assert {key[1] for key in found if key[0] == "system_filesystem_size_bytes"} == {"/home"}
 
 
+def test_a_file_system_that_must_not_be_asked_costs_no_other(node: Node, root: Root) -> None:
+    """As one below a folder that the agent may not enter."""
+    root.write({"proc/self/mounts": f"/dev/sdb /closed/scratch ext4 rw 0 0\n{MOUNTS}", "data/x": ""})
+    found = values(Disk(root=str(root)).sample(node))
+    for name in ("size_bytes", "avail_bytes"):
+        assert {key[1] for key in found if key[0] == f"system_filesystem_{name}"} == {"/", "/data"}
+
+
 def test_pressure_is_a_counter_of_seconds(node: Node, root: Root) -> None:
     root.write(
         {"proc/pressure/memory": "some avg10=0.00 avg60=0.61 avg300=0.43 total=11964877\nfull avg10=0 total=500000\n"}
@@ -165,6 +173,28 @@ def test_infiniband_ports_with_the_counters_they_have(node: Node, root: Root) ->
     assert found["system_infiniband_port_up", "mlx5_1", "1"] == 0
     assert found["system_infiniband_errors_total", "mlx5_0", "1", "sequence"] == 7
     assert found["system_infiniband_errors_total", "mlx5_0", "1", "symbol"] == 9
+    assert found["system_infiniband_speed_bytes_per_second", "mlx5_0", "1"] == 50e9
+
+
+def test_a_port_that_lacks_a_counter_costs_no_other(node: Node, root: Root) -> None:
+    """Amazon's adapters have other counters than Mellanox'."""
+    ports = "sys/class/infiniband"
+    root.write(
+        {
+            f"{ports}/bad_0/ports/1/state": "1: DOWN\n",
+            f"{ports}/efa_0/ports/1/state": "4: ACTIVE\n",
+            f"{ports}/efa_0/ports/1/hw_counters/rx_bytes": "700\n",
+            f"{ports}/efa_0/ports/1/hw_counters/tx_bytes": "900\n",
+            f"{ports}/mlx5_0/ports/1/rate": "400 Gb/sec (4X NDR)\n",
+            f"{ports}/mlx5_0/ports/1/counters/port_rcv_data": "250\n",
+            f"{ports}/mlx5_0/ports/1/counters/link_downed": "2\n",
+        }
+    )
+    found = values(Infiniband(root=str(root)).sample(node))
+    assert found["system_infiniband_bytes_total", "efa_0", "1", "rx"] == 700
+    assert found["system_infiniband_bytes_total", "efa_0", "1", "tx"] == 900
+    assert found["system_infiniband_bytes_total", "mlx5_0", "1", "rx"] == 1000
+    assert found["system_infiniband_link_downs_total", "mlx5_0", "1"] == 2
     assert found["system_infiniband_speed_bytes_per_second", "mlx5_0", "1"] == 50e9
 
 

@@ -113,6 +113,47 @@ def test_limits_hold_along_the_whole_way_of_groups(node: Node, root: Root) -> No
     assert found["rank_pressure_seconds_total", "exp-1", "0", "cpu", "some"] == 3
 
 
+def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Root) -> None:
+    """Agent and rank share a container: its group is the root of what they see."""
+    root.process(100, group="/")
+    root.write(
+        {
+            "sys/fs/cgroup/cgroup.controllers": "cpu memory",
+            "sys/fs/cgroup/memory.max": "1000\n",
+            "sys/fs/cgroup/memory.current": "800\n",
+            "sys/fs/cgroup/memory.stat": "inactive_file 200\n",
+            "sys/fs/cgroup/memory.events": "oom_kill 3\n",
+            "sys/fs/cgroup/cpu.max": "200000 100000\n",
+            "sys/fs/cgroup/cpu.stat": "usage_usec 7000000\nthrottled_usec 1000000\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    assert found["rank_memory_limit_bytes", "exp-1", "0"] == 1000
+    assert found["rank_memory_limit_used_bytes", "exp-1", "0"] == 600
+    assert found["rank_oom_kills_total", "exp-1", "0"] == 3
+    assert found["rank_cpus", "exp-1", "0"] == 2
+    assert found["rank_cpu_limit_used_seconds_total", "exp-1", "0"] == 7
+    assert found["rank_cpu_throttled_seconds_total", "exp-1", "0"] == 1
+
+
+def test_hosts_with_control_groups_of_version_1_give_no_limits(node: Node, root: Root) -> None:
+    """They are absent, not wrong: neither 0 nor those of the machine."""
+    root.process(100, cpus="ff")
+    root.write(
+        {
+            "proc/100/cgroup": "5:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/job\n",
+            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "1000\n",
+            "sys/fs/cgroup/unified/cgroup.controllers": "\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    assert not [key for key in found if "limit" in key[0] and key[0] != "rank_open_files_limit"]
+    assert found["rank_cpus", "exp-1", "0"] == 8
+    assert found["rank_resident_memory_bytes", "exp-1", "0"] == 0
+
+
 POD = "1f2e3d4c-5b6a-4978-8695-a4b3c2d1e0f9"
 
 

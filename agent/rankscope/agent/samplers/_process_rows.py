@@ -137,7 +137,13 @@ ROWS: tuple[Row[Look], ...] = (
         _counter(
             "rank_cpu_throttled_seconds_total", "Time its cgroup's CPU limit held the rank back.", "s", "cpu.stat"
         ),
-        lambda look: look.one(cgroup.throttled_seconds(look.files, look.group)),
+        lambda look: look.one(cgroup.cpu_time(look.files, look.group, "throttled")),
+    ),
+    Row(
+        _counter(
+            "rank_cpu_limit_used_seconds_total", "CPU time used under that limit by all in the cgroup.", "s", "cpu.stat"
+        ),
+        lambda look: look.one(cgroup.cpu_time(look.files, look.group, "usage")),
     ),
     Row(
         _gauge(

@@ -9,6 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 from rankscope.agent.model import Metric, Sample
 
 Source = TypeVar("Source")
+Thing = TypeVar("Thing")
 
 Labelled: TypeAlias = "Iterator[tuple[tuple[str, ...], float]]"
 """Values with their label values, in the order of the metric's labels."""
@@ -23,6 +24,17 @@ class Row(Generic[Source]):
 
     metric: Metric
     read: Callable[[Source], Values]
+
+
+def each(things: Iterable[tuple[tuple[str, ...], Thing]], read: Callable[[Thing], float | None]) -> Labelled:
+    """Yield what is read of each of several things, with their label values; one that fails costs only itself."""
+    for labels, thing in things:
+        try:
+            value = read(thing)
+        except (OSError, ValueError, LookupError):
+            continue
+        if value is not None:
+            yield labels, value
 
 
 def metrics(rows: Iterable[Row[Source]]) -> tuple[Metric, ...]:

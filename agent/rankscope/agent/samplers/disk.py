@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
-from rankscope.agent.samplers._rows import Labelled, Row, collect, metrics
+from rankscope.agent.samplers._rows import Labelled, Row, collect, each, metrics
 
 # Not disks, or made of disks that are counted already.
 _NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|nvme\d+c\d+)")
@@ -53,6 +55,11 @@ class _Look:
                 found.append((point, "ro" in options.split(",")))
         return found[:_MAX]
 
+    def points(self) -> Iterator[tuple[tuple[str], Callable[[], os.statvfs_result]]]:
+        """Yield each mount point with how to learn of its space."""
+        for point, _ in self.mounts():
+            yield (point,), functools.partial(self.files.space, point)
+
 
 def _bytes(look: _Look) -> Labelled:
     for name, counters in look.disks():
@@ -78,22 +85,16 @@ def _busy(look: _Look) -> Labelled:
 
 
 def _avail(look: _Look) -> Labelled:
-    for point, _ in look.mounts():
-        space = look.files.space(point)
-        yield (point,), space.f_bavail * space.f_frsize
+    return each(look.points(), lambda space: space().f_bavail * space().f_frsize)
 
 
 def _size(look: _Look) -> Labelled:
-    for point, _ in look.mounts():
-        space = look.files.space(point)
-        yield (point,), space.f_blocks * space.f_frsize
+    return each(look.points(), lambda space: space().f_blocks * space().f_frsize)
 
 
 def _inodes(look: _Look) -> Labelled:
-    for point, _ in look.mounts():
-        space = look.files.space(point)
-        if space.f_files:  # btrfs and overlay on it have no such limit
-            yield (point,), space.f_favail / space.f_files
+    """Btrfs, and an overlay on it, has no such limit."""
+    return each(look.points(), lambda space: space().f_favail / space().f_files if space().f_files else None)
 
 
 def _readonly(look: _Look) -> Labelled:

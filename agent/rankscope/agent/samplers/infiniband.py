@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,9 +10,15 @@ from typing import ClassVar
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
-from rankscope.agent.samplers._rows import Labelled, Row, collect, metrics
+from rankscope.agent.samplers._rows import Labelled, Row, collect, each, metrics
 
 _WORD = 4  # bytes: data counters count 32-bit words (InfiniBand specification, PortCounters)
+# By direction, where a port counts its data, and in bytes how much one is: the first that there is. The second is
+# Amazon's adapter.
+_BYTES = {
+    "rx": {"counters/port_rcv_data": _WORD, "hw_counters/rx_bytes": 1},
+    "tx": {"counters/port_xmit_data": _WORD, "hw_counters/tx_bytes": 1},
+}
 # By type, the counters below a port that mean it; those of hw_counters are the vendors' (RoCE).
 _ERRORS = {
     "symbol": ("counters/symbol_error",),
@@ -32,33 +39,40 @@ def _ports(files: Files) -> Iterator[tuple[tuple[str, str], str]]:
 
 
 def _bytes(files: Files) -> Labelled:
-    for port, folder in _ports(files):
-        yield (*port, "rx"), files.number(f"{folder}/counters/port_rcv_data") * _WORD
-        yield (*port, "tx"), files.number(f"{folder}/counters/port_xmit_data") * _WORD
+    for direction, counters in _BYTES.items():
+        ports = (((*port, direction), folder) for port, folder in _ports(files))
+        yield from each(ports, functools.partial(_counted, files, counters))
+
+
+def _counted(files: Files, counters: dict[str, int], folder: str) -> float | None:
+    for counter, unit in counters.items():
+        if files.exists(f"{folder}/{counter}"):
+            return files.number(f"{folder}/{counter}") * unit
+    return None
 
 
 def _downs(files: Files) -> Labelled:
-    for port, folder in _ports(files):
-        yield port, files.number(f"{folder}/counters/link_downed")
+    return each(_ports(files), lambda folder: files.number(f"{folder}/counters/link_downed"))
 
 
 def _up(files: Files) -> Labelled:
-    for port, folder in _ports(files):
-        yield port, "ACTIVE" in files.text(f"{folder}/state")
+    return each(_ports(files), lambda folder: "ACTIVE" in files.text(f"{folder}/state"))
 
 
 def _errors(files: Files) -> Labelled:
-    for port, folder in _ports(files):
-        for kind, paths in _ERRORS.items():
-            there = [path for path in paths if files.exists(f"{folder}/{path}")]
-            if there:
-                yield (*port, kind), sum(files.number(f"{folder}/{path}") for path in there)
+    for kind, paths in _ERRORS.items():
+        ports = (((*port, kind), folder) for port, folder in _ports(files))
+        yield from each(ports, functools.partial(_errors_of, files, paths))
+
+
+def _errors_of(files: Files, paths: tuple[str, ...], folder: str) -> float | None:
+    there = [path for path in paths if files.exists(f"{folder}/{path}")]
+    return sum(files.number(f"{folder}/{path}") for path in there) if there else None
 
 
 def _speed(files: Files) -> Labelled:
-    for port, folder in _ports(files):
-        gigabits = float(files.text(f"{folder}/rate").split()[0])  # "400 Gb/sec (4X NDR)"
-        yield port, gigabits * 1e9 / 8
+    """Read `400 Gb/sec (4X NDR)`."""
+    return each(_ports(files), lambda folder: float(files.text(f"{folder}/rate").split()[0]) * 1e9 / 8)
 
 
 ROWS: tuple[Row[Files], ...] = (
@@ -69,7 +83,7 @@ ROWS: tuple[Row[Files], ...] = (
             "RDMA port bytes; direction=rx|tx.",
             ("device", "port", "direction"),
             "bytes",
-            "/sys/class/infiniband/*/ports/*/counters/port_{xmit,rcv}_data",
+            "/sys/class/infiniband/*/ports/*/{counters/port_{xmit,rcv}_data,hw_counters/{tx,rx}_bytes}",
         ),
         _bytes,
     ),

@@ -10,7 +10,7 @@ from typing import ClassVar
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
-from rankscope.agent.samplers._rows import Labelled, Row, Values, collect, metrics
+from rankscope.agent.samplers._rows import Labelled, Row, Values, collect, each, metrics
 
 
 def _kibibytes(files: Files, name: str) -> int:
@@ -35,8 +35,9 @@ def _numa_free(files: Files) -> Labelled:
 
 
 def _numa_misses(files: Files) -> Labelled:
-    for path in files.glob("sys/devices/system/node/node[0-9]*/numastat"):
-        yield (path.rsplit("/", 2)[1].removeprefix("node"),), files.table(path)["numa_miss"]
+    paths = files.glob("sys/devices/system/node/node[0-9]*/numastat")
+    nodes = (((path.rsplit("/", 2)[1].removeprefix("node"),), path) for path in paths)
+    return each(nodes, lambda path: files.table(path)["numa_miss"])
 
 
 ROWS: tuple[Row[Files], ...] = (

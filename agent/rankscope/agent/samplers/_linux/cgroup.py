@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rankscope.agent.samplers._linux.files import Files
 
@@ -25,10 +25,11 @@ def path_of(files: Files, pid: int) -> str | None:
 
 
 def folders(files: Files, path: str) -> list[str]:
-    """Return the folders of a group and of those that it is in, innermost first, without the root group.
+    """Return the folders of a group and of those that it is in, innermost first.
 
-    Limits hold along the whole way: a leaf without one may be in a group with one. Empty where the group is not in
-    sight, as from another cgroup namespace (`/../…`).
+    Limits hold along the whole way: a leaf without one may be in a group with one. The outermost is the machine's,
+    which has none, or within a container the container's own. Empty where the group is not in sight, as from another
+    cgroup namespace (`/../…`).
     """
     path = posixpath.normpath(path)
     if path.startswith("/.."):
@@ -36,7 +37,7 @@ def folders(files: Files, path: str) -> list[str]:
     for mount in MOUNTS:
         if files.exists(f"{mount}/cgroup.controllers"):
             parts = [part for part in path.split("/") if part]
-            return [f"{mount}/{'/'.join(parts[:i])}" for i in range(len(parts), 0, -1)]
+            return ["/".join((mount, *parts[:i])) for i in range(len(parts), -1, -1)]
     return []
 
 
@@ -68,13 +69,13 @@ def _cpu_limit(files: Files, folder: str) -> float | None:
         return None  # `max`, or a group without the controller
 
 
-def throttled_seconds(files: Files, path: str) -> float | None:
-    """Return the time for which the innermost limited group was held back, in seconds."""
+def cpu_time(files: Files, path: str, name: Literal["throttled", "usage"]) -> float | None:
+    """Return for how long the innermost limited group was held back, or what CPU time it used, in seconds."""
     for folder in folders(files, path):
         try:
             if files.text(f"{folder}/cpu.max").startswith("max"):
                 continue
-            return files.table(f"{folder}/cpu.stat")["throttled_usec"] / 1e6
+            return files.table(f"{folder}/cpu.stat")[f"{name}_usec"] / 1e6
         except (OSError, LookupError):
             continue
     return None

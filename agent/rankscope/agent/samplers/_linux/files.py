@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from pathlib import Path
 
 
 class Files:
@@ -17,6 +16,7 @@ class Files:
         self.root = root.rstrip("/")
         self._texts: dict[str, str] = {}
         self._there: dict[str, bool] = {}
+        self._spaces: dict[str, os.statvfs_result] = {}
 
     def path(self, relative: str) -> str:
         return f"{self.root}/{relative.lstrip('/')}"
@@ -64,4 +64,7 @@ class Files:
 
     def space(self, relative: str) -> os.statvfs_result:
         """Return the space of the file system that holds a path."""
-        return os.statvfs(Path(self.path(relative)))
+        space = self._spaces.get(relative)
+        if space is None:
+            space = self._spaces[relative] = os.statvfs(self.path(relative))
+        return space
