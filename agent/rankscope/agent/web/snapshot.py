@@ -11,6 +11,7 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.readings import exit_reason, target_steps
 from rankscope.agent.runs.state import Node, Rank, Run
 from rankscope.agent.telemetry import agent_version
+from rankscope.agent.web.recent import gpu_states, loss_curve, phase_shares
 from rankscope.agent.web.view import View
 
 ROLES = ("loss", "val_loss", "lr", "grad_norm", "samples_per_second", "tokens_per_second")
@@ -23,6 +24,7 @@ _GPU = {
     "gpu_memory_size_bytes": "memory_size_bytes",
     "gpu_power_watts": "power_watts",
     "gpu_power_limit_watts": "power_limit_watts",
+    "gpu_temperature_slowdown_celsius": "temperature_slowdown_celsius",
 }
 _SYSTEM = (
     "system_cpus",
@@ -92,8 +94,13 @@ def gpus(node: Node) -> list[dict[str, object]]:
                 gpu[_GPU[name]] = sample.value
             elif name == "gpu_temperature_celsius" and labels.get("sensor") == "gpu":
                 gpu["temperature_celsius"] = sample.value
+            elif name == "gpu_up":
+                gpu["up"] = bool(sample.value)
             elif name == "gpu_throttle_active" and sample.value:
                 throttled[uuid].append(labels.get("reason", ""))
+    for uuid, shares in gpu_states(node).items():
+        if uuid in found:
+            found[uuid]["states"] = shares
     devices = Devices(node)
     for run, rank in node.ranks():
         device = devices.of(rank)
@@ -140,6 +147,8 @@ def rank_json(rank: Rank, devices: Devices, now: float) -> dict[str, object]:
     found: dict[str, object] = {
         "rank": rank.info.key.rank,
         "state": rank.state(now),
+        "connected": rank.connected,
+        "last_seen": rank.last_seen,
         "pid": rank.info.pid,
         "gpu": device.gpu if device else None,
         "step": rank.step,
@@ -147,12 +156,15 @@ def rank_json(rank: Rank, devices: Devices, now: float) -> dict[str, object]:
         "step_seconds": statistics.median(recent.tolist()) if len(recent) else None,
         "phase": rank.heartbeat.phase if rank.heartbeat and rank.goodbye is None else None,
         "phase_seconds": dict(rank.phase_seconds),
+        "phase_shares": phase_shares(rank, PACE),
         "exit": exit_reason(rank),
     }
     for role in ROLES:
         series = rank.role(role)
         if series is not None and len(series):
             found[role] = series.last
+            if role == "loss":
+                found["loss_curve"] = loss_curve(series)
     return found
 
 
