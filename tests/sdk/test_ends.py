@@ -112,6 +112,30 @@ signal.signal(signal.SIGTERM, leave)
     assert goodbye(agent).exit_code == 7
 
 
+@pytest.mark.parametrize("where", ["after finish()", "in a forked child"])
+def test_a_sigterm_handler_that_came_after_init_stays_in_place(agent: Agent, script: Script, where: str) -> None:
+    process = script(
+        BEGIN
+        + f"""
+import os, signal, sys, time
+def leave(number, frame):
+    print("checkpoint saved", flush=True)
+    os._exit(7)
+signal.signal(signal.SIGTERM, leave)
+if {where == "after finish()"}:
+    sdk.finish()
+else:
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    )
+    assert process.communicate(timeout=20)[0] == "checkpoint saved\n"
+    assert process.returncode == 7
+
+
 def test_finish_in_a_finally_clause_knows_of_the_exception(agent: Agent, script: Script) -> None:
     process = script(BEGIN + "try:\n    1 / 0\nfinally:\n    sdk.finish()")
     process.communicate(timeout=20)

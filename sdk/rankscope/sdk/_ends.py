@@ -28,6 +28,7 @@ class Ends:
         self._hook: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
         self._exit = sys.exit
         self._file: IO[bytes] | None = None
+        self._before: object = None  # the handler of SIGTERM that was there before
         sys.excepthook = self._uncaught
         sys.exit = self._leave  # type: ignore[assignment]
         self._watch_sigterm(folder)
@@ -43,6 +44,7 @@ class Ends:
             return
         with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
             self._file = (folder / SIGNALLED).open("wb", buffering=0)
+            self._before = signal.getsignal(signal.SIGTERM)
             faulthandler.register(signal.SIGTERM, file=self._file, all_threads=True, chain=True)
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -57,15 +59,22 @@ class Ends:
         """After a fork: a worker that ends by SIGTERM is not the rank."""
         with contextlib.suppress(Exception):
             if self._file is not None:
-                faulthandler.unregister(signal.SIGTERM)
+                self._unwatch_sigterm()
                 self._file.close()
         self._unhook()
+
+    def _unwatch_sigterm(self) -> None:
+        """Take the C-level handler back. It puts in place what was there before it, whoever came after it."""
+        now = signal.getsignal(signal.SIGTERM)
+        faulthandler.unregister(signal.SIGTERM)
+        if now is not self._before and now is not None:
+            signal.signal(signal.SIGTERM, now)
 
     def close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 if threading.current_thread() is threading.main_thread():
-                    faulthandler.unregister(signal.SIGTERM)
+                    self._unwatch_sigterm()
                     self._file.close()
             self._file = None
         self._unhook()
