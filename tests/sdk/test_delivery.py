@@ -354,6 +354,26 @@ def test_hurrying_a_sender_that_does_not_listen_holds_nobody_up(script: Script) 
     assert process.communicate(timeout=60)[0].endswith("through\n")
 
 
+def test_a_sender_that_died_is_no_broken_pipe_to_a_training_that_would_end_by_one(script: Script) -> None:
+    """`signal(SIGPIPE, SIG_DFL)` is what scripts do whose output goes through `head`."""
+    process = script("""
+        import os, signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from rankscope import sdk
+        from rankscope.sdk import _runtime
+        sdk.init(project="p", name="n")
+        helper = _runtime.running.helper
+        os.kill(helper.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)
+        helper.wake()
+        sdk.log(loss=float("nan"))
+        sdk.finish()
+        print("through")
+    """)
+    assert process.communicate(timeout=60)[0].endswith("through\n")
+    assert process.returncode == 0
+
+
 @pytest.mark.long
 @pytest.mark.timeout(180)
 def test_an_agent_that_takes_ten_seconds_for_each_answer_gets_everything_once(agent: Agent, script: Script) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -28,18 +29,26 @@ class Helper:
         environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
         # -S and -E: what sitecustomize and PYTHON* would do in the rank has no business here; sys.path is handed over.
         # subprocess uses vfork for this: nothing of a large training process is copied, no fork handler runs.
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
+        # A pair of sockets, not a pipe: writing to a sender that has died raises SIGPIPE, which ends a training that
+        # has given that signal its default action back; a socket can be asked not to.
+        self._in, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-c", _PROGRAM],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except BaseException:
+            self._in.close()
+            raise
+        finally:
+            theirs.close()
         assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
+        self._out = self._process.stdout
         order = {
             "folder": str(folder),
             "agent": agent,
@@ -48,9 +57,8 @@ class Helper:
             "path": json.dumps([os.path.abspath(entry) for entry in sys.path]),
             "directory": os.getcwd() if os.path.isdir(".") else "",
         }
-        with contextlib.suppress(BrokenPipeError):
-            self._in.write(json.dumps(order).encode() + b"\n")
-        os.set_blocking(self._in.fileno(), False)
+        with contextlib.suppress(OSError):  # it has died already
+            self._in.sendall(json.dumps(order).encode() + b"\n", socket.MSG_NOSIGNAL)
         self._woken = 0.0
 
     @property
@@ -67,8 +75,8 @@ class Helper:
         now = time.monotonic()
         if now - self._woken > WAKE_EVERY:
             self._woken = now
-            with contextlib.suppress(OSError, ValueError):
-                os.write(self._in.fileno(), b"!")
+            with contextlib.suppress(OSError):
+                self._in.send(b"!", socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
     def finish(self, deadline: float) -> bool:
         """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""
