@@ -81,6 +81,28 @@ def test_an_nvlink_that_went_down_is_told_and_one_that_never_was_up_is_not() -> 
     assert hardware(Machine().live(50, lambda _: {**HEALTHY, links: 12.0})) == []
 
 
+def test_an_nvlink_stays_down_until_it_is_up_again() -> None:
+    """For hours, though the window of what was sampled is shorter."""
+    rule, machine = GpuHardwareError(), Machine()
+
+    def problems(links: float, seconds: int) -> list[str]:
+        values: dict[Key, float] = {**HEALTHY, ("gpu_nvlink_links_up", *GPU): links}
+        machine.live(seconds, lambda _: values)
+        return [finding.labels["problem"] for finding in findings(rule.check(machine.node, None, machine.now))]
+
+    assert problems(18.0, 10) == []
+    assert problems(17.0, 1500) == ["nvlink"]
+    assert problems(18.0, 10) == []
+
+
+@pytest.mark.parametrize(("action", "asks"), [(1, "a reset"), (5, "IMEX domain"), (6, "bus"), (7, "whole system")])
+def test_a_recovery_that_the_driver_asks_for_is_named(action: int, asks: str) -> None:
+    machine = Machine().live(5, lambda _: {**HEALTHY, ("gpu_recovery_action", *GPU): float(action)})
+    (finding,) = findings(GpuHardwareError().check(machine.node, None, machine.now))
+    assert asks in finding.summary
+    assert asks in finding.causes[0].fix
+
+
 def test_an_idle_cards_narrow_link_saves_power() -> None:
     idle: dict[Key, float] = {**HEALTHY, ("gpu_pcie_link_width", *GPU): 4.0, ("gpu_utilization_ratio", *GPU): 0.0}
     assert hardware(Machine().live(100, lambda _: idle)) == []
@@ -166,3 +188,11 @@ def test_one_card_that_does_not_answer_is_named() -> None:
     machine = Machine().live(5, lambda _: {("gpu_up", "1", "GPU-1"): 0.0})
     (finding,) = findings(AgentBlind().check(machine.node, None, machine.now))
     assert (finding.gpu, finding.severity) == ("1", "critical")
+    assert finding.causes[0].evidence == "NVML answers for 1 other GPUs and not for this one"
+
+
+def test_a_sampler_that_never_succeeded_says_since_when() -> None:
+    machine = Machine()
+    machine.node.fail("disk", "no answer within 5 s")
+    (finding,) = findings(AgentBlind().check(machine.node, None, machine.now))
+    assert finding.causes[0].evidence == "no success since the agent started"

@@ -234,6 +234,10 @@ def test_a_file_system_that_turned_read_only_is_critical_and_one_that_always_was
     turned = Machine().live(100, lambda t: {**space, readonly: float(t > 50)}, every=10, sampler="disk")
     assert disk(turned) == [("readonly", "critical")]
     assert disk(Machine().live(100, lambda _: {**space, readonly: 1.0}, every=10, sampler="disk")) == []
+    rule, machine = DiskPressure(), Machine().live(100, lambda _: {**space, readonly: 0.0}, every=10, sampler="disk")
+    rule.check(machine.node, None, machine.now)
+    machine.live(12000, lambda _: {**space, readonly: 1.0}, every=10, sampler="disk")
+    assert len(findings(rule.check(machine.node, None, machine.now))) == 1, "until it can be written again"
 
 
 def test_few_inodes_and_a_saturated_disk() -> None:

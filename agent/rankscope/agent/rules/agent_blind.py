@@ -26,11 +26,13 @@ class AgentBlind:
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         findings = [self._sampler(node, name, reason, now) for name, reason in tuple(node.failing.items())]
-        for card in cards(node, now):
+        there = cards(node, now)
+        for card in there:
             if card.last("gpu_up") == 0.0:
+                others = sum(each.last("gpu_up") == 1.0 for each in there)
                 cause = Cause(
                     "the card fell off the bus, or its driver hangs",
-                    "NVML answers for other cards and not for this one",
+                    f"NVML answers for {others} other GPUs and not for this one",
                     "look for XID errors in the kernel's log (dmesg); reset the card or reboot the node",
                 )
                 summary = f"{card.name} does not answer"
@@ -51,6 +53,6 @@ class AgentBlind:
             f"the {name} sampler sees nothing {since}: {reason}",
             time=now,
             value=now - last if last is not None else None,
-            causes=(Cause(reason, f"its last success was {since}" if last is None else f"no success {since}", fix),),
+            causes=(Cause(reason, f"no success {since}", fix),),
             labels={"sampler": name},
         )

@@ -39,6 +39,7 @@ class DiskPressure:
     horizon: Seconds = 3600.0
     window: Seconds = 1800.0
     wait: Seconds = 0.2
+    _written: set[str] = field(default_factory=set[str], init=False, repr=False)  # those that once could be
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         there = [
@@ -51,14 +52,16 @@ class DiskPressure:
 
     def _file_system(self, node: Node, point: str, left: Series, now: float) -> Iterator[Finding]:
         readonly = node.window("system_filesystem_readonly", point)
-        if readonly is not None and len(readonly) and readonly.last and not readonly.value.min():
+        if readonly is not None and len(readonly) and not readonly.value.min():
+            self._written.add(point)
+        if readonly is not None and len(readonly) and readonly.last and point in self._written:
             yield self._finding(
                 point,
                 f"{point} turned read-only",
                 1.0,
                 now,
                 "the kernel found an error on it",
-                "it could be written when the agent started",
+                "it could be written before",
                 "see dmesg; check the file system before it is used again",
                 "readonly",
                 "critical",

@@ -11,7 +11,16 @@ from rankscope.agent.rules._cards import Card, cards
 from rankscope.agent.rules._xid import meaning
 from rankscope.agent.runs.state import Node, Run
 
-_ACTIONS = {1: "a reset", 2: "a reboot of the node", 3: "to drain its peers", 4: "to drain it and reset it"}
+# nvmlDeviceGpuRecoveryAction_t in nvml.h
+_ACTIONS = {
+    1: "a reset",
+    2: "a reboot of the node",
+    3: "to drain its peers",
+    4: "to drain it and reset it",
+    5: "the IMEX domain to be recovered",
+    6: "a reset of its bus",
+    7: "a reboot of the whole system",
+}
 
 
 @dataclass(eq=False)
@@ -38,6 +47,7 @@ class GpuHardwareError:
     window: Seconds = 600.0
     critical: tuple[int, ...] = (48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 158, 167, 171, 172)
     warning: tuple[int, ...] = (63, 92, 94, 109, 136, 145, 149)
+    _most_links: dict[str, float] = field(default_factory=dict[str, float], init=False, repr=False)  # by uuid
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         there = cards(node, now)
@@ -123,30 +133,32 @@ class GpuHardwareError:
 
     def _links(self, card: Card, now: float) -> Iterator[Finding]:
         links = card.series("gpu_nvlink_links_up")
-        if links is not None and links.last < links.value.max():
-            down = links.value.max() - links.last
+        seen = float(links.value.max()) if links is not None else 0.0
+        most = self._most_links[card.uuid] = max(seen, self._most_links.get(card.uuid, 0.0))
+        if links is not None and links.last < most:
+            down = most - links.last
             yield self._finding(
                 card,
                 "nvlink",
                 now,
-                f"{card.name}: {down:.0f} of {links.value.max():.0f} NVLinks went down",
+                f"{card.name}: {down:.0f} of {most:.0f} NVLinks went down",
                 down,
                 "a link, the switch or the card at its other end failed",
-                "they were up when the agent started",
+                "they were up before",
                 "check the fabric manager's log and the other end; collectives go on slower, or hang",
             )
-        width, most = card.last("gpu_pcie_link_width"), card.last("gpu_pcie_link_width_max")
+        width, full = card.last("gpu_pcie_link_width"), card.last("gpu_pcie_link_width_max")
         busy = card.recent(60.0, "gpu_utilization_ratio")
         narrow = card.recent(60.0, "gpu_pcie_link_width")
-        if width and most and narrow is not None and narrow.max() < most and busy is not None and busy.mean() > 0.1:
+        if width and full and narrow is not None and narrow.max() < full and busy is not None and busy.mean() > 0.1:
             yield self._finding(
                 card,
                 "pcie",
                 now,
-                f"{card.name}: its PCIe link runs {width:.0f} of {most:.0f} lanes wide",
+                f"{card.name}: its PCIe link runs {width:.0f} of {full:.0f} lanes wide",
                 width,
                 "a lane failed, or the card sits badly or in a narrow slot",
-                f"x{width:.0f} of x{most:.0f} under load",
+                f"x{width:.0f} of x{full:.0f} under load",
                 "reseat the card or the riser; check the slot's wiring in the board's manual",
                 severity="warning",
             )
