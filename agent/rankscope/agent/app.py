@@ -28,6 +28,7 @@ from rankscope.agent.runs.retention import prune
 from rankscope.agent.runs.roles import Roles
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.sampling import Sampling
+from rankscope.agent.stacks import Searching
 from rankscope.agent.telemetry import Telemetry
 from rankscope.agent.web import credentials
 from rankscope.agent.web.app import View, create
@@ -71,8 +72,9 @@ class Agent:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises OSError where an address cannot be had."""
         loop = asyncio.get_running_loop()
-        web, listener = self._web()
         ingest = Ingest(self.node, self.config.record, self._changed, self._record_failed)
+        searching = Searching(self.node, Path(self.config.runs.dir), ingest.where, self._stalled)
+        web, listener = self._web(searching)
         receivers: list[Receiver] = [self.config.grpc, self.config.journals]
         self._adopt(self.config)
         host, port = listener.getsockname()[:2]
@@ -88,7 +90,8 @@ class Agent:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
             loop.add_signal_handler(signal.SIGHUP, self.reload)
-            for job in (self._judging.run(), self.dispatcher.run(), self._sweep(), web.serve([listener])):
+            jobs = (self._judging.run(), self.dispatcher.run(), self._sweep(), searching.run(), web.serve([listener]))
+            for job in jobs:
                 task = asyncio.create_task(job)
                 task.add_done_callback(self._ended)
                 tasks.append(task)
@@ -131,7 +134,7 @@ class Agent:
         self.dispatcher.use(dict(config.notifiers))
         self._sampling.start(config.samplers)
 
-    def _web(self) -> tuple[_WebServer, socket.socket]:
+    def _web(self, searching: Searching) -> tuple[_WebServer, socket.socket]:
         listener = _listen(*self.config.http.address)
         view = View(
             node=self.node,
@@ -141,6 +144,7 @@ class Agent:
             render=self.render,
             reload=self.reload,
             ready=lambda: self.ready,
+            where=searching.where,
             now=self.node.clock.now,
         )
         web: ASGIApp = create(view)
@@ -177,6 +181,10 @@ class Agent:
         if all(name != "Straggler" for name, _ in self._judging.rules):
             return None
         return self.alerts.ranks_of("Straggler")
+
+    def _stalled(self) -> set[str]:
+        """Return the names of the runs that stand still."""
+        return {run for run, _ in self.alerts.ranks_of("TrainingStalled")}
 
     def _changed(self, rank: Rank, batch: Batch | None) -> None:
         self._judging.news(rank, batch)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from rankscope.agent.model import Batch, Heartbeat, Metric, RankInfo, RankKey, Sample, Severity, Span, Verdict
+from rankscope.agent.model import Batch, Heartbeat, Metric, RankInfo, RankKey, Sample, Severity, Span, Stacks, Verdict
 
 if TYPE_CHECKING:
     from rankscope.agent.runs.state import Node, Run
@@ -102,6 +102,14 @@ class Session(Protocol):
 
     async def saved(self) -> int:
         """Wait until more is safe than was last returned here; return the new last safe sequence number."""
+        ...
+
+    async def asked(self) -> int:
+        """Wait until somebody wants to know where the rank is; return the number of the question."""
+        ...
+
+    def told(self, question: int, stacks: Stacks) -> None:
+        """The rank answered a question."""
         ...
 
     def close(self) -> None:

@@ -3,137 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import queue
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from weakref import WeakSet
 
-from rankscope.agent.component import Exporter, Unsafe
-from rankscope.agent.model import Batch, Goodbye, Heartbeat, Media, RankInfo, RankKey, Text
+from rankscope.agent.component import Exporter
+from rankscope.agent.model import Batch, Heartbeat, Media, RankInfo, RankKey, Stacks, Text
+from rankscope.agent.questions import Questions
 from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.writing import Writer
 
 log = logging.getLogger("rankscope.ingest")
 
-COMMIT_EVERY = 2.0  # seconds: what an acknowledgement waits for at most
-COMMIT_AT = 10_000  # records not yet safe, over all ranks: a backlog waits for no clock
 ROOM = 32 * 2**20  # bytes taken and not yet on disk, over all ranks; beyond it the streams wait
-
-
-class _Writer:
-    """The one thread that calls the record: what was taken becomes safe, in order."""
-
-    def __init__(self, record: Exporter, failed: Callable[[str], None]) -> None:
-        self._record = record
-        self._failed = failed
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._dirty: dict[IntakeSession, int] = {}
-        self._broken: WeakSet[IntakeSession] = WeakSet()  # of which the record refused something
-        self._seen: set[type[Exception]] = set()
-        self._urgent = False
-        self._unsafe = 0  # records since the last commit
-        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
-        self._thread.start()
-
-    def write(self, session: IntakeSession, batch: Batch) -> None:
-        self._jobs.put(partial(self._write, session, batch))
-
-    async def begin(self, rank: RankInfo) -> int:
-        """Return the last safe sequence number of a session. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[int] = loop.create_future()
-
-        def job() -> None:
-            try:
-                if self._dirty:  # what an earlier stream of this session sent must be safe first
-                    with contextlib.suppress(Unsafe):  # of others: where it is this rank, the record does not begin
-                        self._commit()
-                safe = self._record.begin(rank)
-            except OSError as error:
-                loop.call_soon_threadsafe(_fail, done, error)
-            except Exception as error:  # noqa: BLE001 (the worker of the record: what it is, the rank hears)
-                self._say(error, rank)
-                loop.call_soon_threadsafe(_fail, done, OSError(f"{type(error).__name__}: {error}"))
-            else:
-                loop.call_soon_threadsafe(_resolve, done, safe)
-
-        self._jobs.put(job)
-        return await done
-
-    async def close(self, deadline: float) -> None:
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join, deadline)
-
-    def _write(self, session: IntakeSession, batch: Batch) -> None:
-        if session in self._broken:
-            return
-        try:
-            self._record.write(session.rank, batch)
-        except Exception as error:  # noqa: BLE001 (likewise)
-            # Nothing of this session counts as safe beyond what is: the rank sends it again, in another stream.
-            self._say(error, session.rank)
-            self._broken.add(session)
-            session.loop.call_soon_threadsafe(session.lost, batch, error)
-            return
-        self._dirty[session] = batch.last
-        self._unsafe += batch.last - batch.first + 1
-        goodbye = any(isinstance(event, Goodbye) for event in batch.events)
-        self._urgent = self._urgent or goodbye or self._unsafe >= COMMIT_AT
-
-    def _say(self, error: Exception, rank: RankInfo) -> None:
-        if type(error) not in self._seen:
-            self._seen.add(type(error))
-            log.error("the record refused points of rank %d of %s", rank.key.rank, rank.key.run, exc_info=error)
-
-    def _commit(self) -> None:
-        """Acknowledge what is safe. Raises OSError where something is not."""
-        failed: Unsafe | None = None
-        try:
-            self._record.commit()
-        except Unsafe as error:
-            failed = error
-        dirty, self._dirty, self._urgent, self._unsafe = self._dirty, {}, False, 0
-        for session, last in dirty.items():
-            if failed is not None and session.rank.key in failed.ranks:
-                self._dirty[session] = last
-            else:
-                session.loop.call_soon_threadsafe(session.set_safe, last)
-        if failed is not None:
-            raise failed
-
-    def _run(self) -> None:
-        due = time.monotonic() + COMMIT_EVERY
-        closing = False
-        while not closing:
-            try:
-                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
-                while True:
-                    if job is None:
-                        closing = True
-                        break
-                    job()
-                    job = self._jobs.get_nowait()
-            except queue.Empty:
-                pass
-            if self._dirty and (closing or self._urgent or time.monotonic() >= due):
-                try:
-                    self._commit()
-                except Exception as error:  # whatever it is, the next commit tries again
-                    self._urgent = False
-                    if not isinstance(error, OSError):
-                        log.exception("cannot write the record")
-                    self._failed(f"cannot write the record: {error}")
-            if time.monotonic() >= due:
-                due = time.monotonic() + COMMIT_EVERY
-        try:
-            self._record.close()
-        except OSError as error:
-            self._failed(f"cannot close the record: {error}")
 
 
 def weight(batch: Batch) -> int:
@@ -143,21 +26,12 @@ def weight(batch: Batch) -> int:
     return rows + words + sum(len(event.data) for event in batch.events if isinstance(event, Media))
 
 
-def _resolve(future: asyncio.Future[int], value: int) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: asyncio.Future[int], error: OSError) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
 class IntakeSession:
     """One session of one rank: what came last, what is safe, and who waits for either."""
 
     def __init__(self, intake: Ingest, rank: RankInfo, state: Rank, safe: int) -> None:
         self.rank = rank
+        self.questions = Questions()
         self.loop = asyncio.get_running_loop()
         self._intake = intake
         self._state = state
@@ -165,10 +39,10 @@ class IntakeSession:
         self._unsafe: deque[tuple[int, int]] = deque()  # last sequence number and bytes of batches not yet on disk
         self._saved = asyncio.Event()
         self._open = True
+        self._end: Exception = ConnectionAbortedError("another stream goes on with this session")
 
     @property
     def safe(self) -> int:
-        self._end: Exception = ConnectionAbortedError("another stream goes on with this session")
         return self._safe
 
     async def take(self, batch: Batch) -> None:
@@ -220,16 +94,24 @@ class IntakeSession:
 
     async def saved(self) -> int:
         while self._safe == self._reported:
+            if not self._open:
+                raise self._end
             self._saved.clear()
             await self._saved.wait()
         self._reported = self._safe
-            if not self._open:
-                raise self._end
         return self._reported
+
+    async def asked(self) -> int:
+        return await self.questions.next()
+
+    def told(self, question: int, stacks: Stacks) -> None:
+        self.questions.answered(question, stacks)
 
     def close(self) -> None:
         if self._open:
+            self._saved.set()
             self._open = False
+            self.questions.close()
             self._intake.closed(self, self._state)
 
 
@@ -249,10 +131,9 @@ class Ingest:
 
     def __post_init__(self) -> None:
         self.room.set()
-        self._writer = _Writer(self.record, self.failed) if self.record is not None else None
+        self._writer = Writer(self.record, self.failed) if self.record is not None else None
 
     async def open(self, hello: RankInfo) -> IntakeSession:
-            self._saved.set()
         """Begin a session, or take it over from an earlier stream of it."""
         key = (hello.key, hello.session)
         safe = 0
@@ -269,6 +150,15 @@ class Ingest:
         log.info("rank %d of %s/%s is here, safe up to %d", hello.key.rank, hello.key.project, hello.key.run, safe)
         self.changed(state, None)
         return session
+
+    async def where(self, rank: RankKey, patience: float) -> Stacks:
+        """Ask a rank where it is, and wait so many seconds for the answer."""
+        found = [session for (key, _), session in self._sessions.items() if key == rank]
+        return (
+            await found[-1].questions.ask(patience)
+            if found
+            else Stacks(refused="not connected: it or its sender ended")
+        )
 
     def write(self, session: IntakeSession, batch: Batch, size: int) -> None:
         """Hand a batch of `size` bytes on to the record, or call it safe where there is none."""

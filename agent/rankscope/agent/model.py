@@ -207,6 +207,14 @@ class Batch:
     offset: float | None = None  # seconds from the rank's CLOCK_MONOTONIC to its wall clock, by which times were made
 
 
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Where a rank is: its stacks as faulthandler writes them, below the kernel's view, or why there are none."""
+
+    text: str = ""
+    refused: str = ""
+
+
 # --- what rules say --------------------------------------------------------------------------------------------------
 
 

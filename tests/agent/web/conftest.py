@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import httpx
@@ -11,9 +11,10 @@ import pytest
 
 from rankscope.agent.alerts.silences import Silences
 from rankscope.agent.exporters.prometheus import Prometheus
-from rankscope.agent.model import Batch, Block, Column, Metric, RankInfo, RankKey, Sample
+from rankscope.agent.model import Batch, Block, Column, Metric, RankInfo, RankKey, Sample, Stacks
 from rankscope.agent.runs import metrics
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.stacks import Whereabouts
 from rankscope.agent.telemetry import Telemetry
 from rankscope.agent.web.app import View, create
 
@@ -53,9 +54,14 @@ class Agent:
             render=self._render,
             reload=self._reload,
             ready=lambda: self.ready,
+            where=self._where,
             now=lambda: self.now,
         )
         self.application = create(self.view)
+
+    async def _where(self, run: Run, ranks: Collection[int]) -> list[Whereabouts]:
+        asked = [rank for number, rank in run.ranks.items() if not ranks or number in ranks]
+        return [Whereabouts(rank, Stacks(f"rank {rank.info.key.rank} is here")) for rank in asked]
 
     def _render(self, accept: str) -> tuple[bytes, str]:
         return self._prometheus.render(metrics.samples(self.node, self.now), accept)

@@ -270,3 +270,22 @@ async def test_a_rule_is_explained_where_its_runbook_leads(client: httpx.AsyncCl
     assert len(explained["documentation"]) > 40
     assert "LossNaN" in {rule["name"] for rule in (await client.get("/api/v1/rules")).json()["rules"]}
     assert (await client.get("/api/v1/rules/LossNull")).status_code == 404
+
+
+async def test_ranks_are_asked_where_they_are(agent: Agent, client: httpx.AsyncClient) -> None:
+    agent.attach()
+    answer = (await client.post(f"/api/v1/runs/{RUN}/stacks")).json()
+    assert answer["run"] == RUN
+    (rank,) = answer["ranks"]
+    assert (rank["rank"], rank["text"], rank["refused"], rank["file"]) == (0, "rank 0 is here", "", None)
+    assert (await client.get(f"/api/v1/runs/{RUN}/stacks")).status_code == 405, "it makes the ranks do something"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [(f"{RUN}/stacks?rank=3", 404), (f"{RUN}/stacks?rank=x", 400), ("no/stacks", 404)]
+)
+async def test_who_is_not_here_is_not_asked(agent: Agent, client: httpx.AsyncClient, path: str, status: int) -> None:
+    agent.attach()
+    answer = await client.post(f"/api/v1/runs/{path}")
+    assert answer.status_code == status
+    assert answer.json()["error"]

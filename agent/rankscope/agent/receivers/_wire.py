@@ -25,6 +25,7 @@ from rankscope.agent.model import (
     RankInfo,
     RankKey,
     Severity,
+    Stacks,
     Text,
     UserAlert,
 )
@@ -35,9 +36,9 @@ MAX_NAMES = 5_000  # series a stream may name
 MAX_NAME = 256  # characters of a series' name
 MAX_TEXT = 1_000_000  # characters of a text, a traceback
 MAX_CONFIG = 1_000_000  # bytes of a run's configuration
-
 MAX_METADATA = 64_000  # bytes of what is said of something large
 MAX_DEPTH = 64  # levels of a configuration
+
 ENDS = {
     ingest_pb2.Goodbye.FINISHED: End.FINISHED,
     ingest_pb2.Goodbye.EXCEPTION: End.EXCEPTION,
@@ -89,9 +90,9 @@ def to_info(hello: ingest_pb2.Hello) -> RankInfo:
         raise WireError("config is no JSON") from None
     if not isinstance(config, dict):
         raise WireError("config is no JSON object")
-    project = safe_name(hello.project, "default")
     if _deeper(cast("dict[str, object]", config), MAX_DEPTH):
         raise WireError(f"config is nested deeper than {MAX_DEPTH} levels")
+    project = safe_name(hello.project, "default")
     return RankInfo(
         key=RankKey(project, run_name(hello.name or hello.project, hello.run_id), hello.rank),
         session=hello.session,
@@ -121,7 +122,6 @@ def to_info(hello: ingest_pb2.Hello) -> RankInfo:
     )
 
 
-def to_batch(batch: ingest_pb2.Batch, names: Names, refuse: Refuse) -> Batch:
 def _deeper(value: object, levels: int) -> bool:
     """True for JSON that is nested deeper than so many levels."""
     if isinstance(value, dict):
@@ -133,6 +133,7 @@ def _deeper(value: object, levels: int) -> bool:
     return levels <= 0 or any(_deeper(part, levels - 1) for part in parts)
 
 
+def to_batch(batch: ingest_pb2.Batch, names: Names, refuse: Refuse) -> Batch:
     """Return a batch's values; columns that were refused are left out and counted through `refuse`."""
     if not batch.first_sequence or not batch.records:
         raise WireError("a batch has a first sequence number and records")
@@ -200,6 +201,10 @@ def _event(event: ingest_pb2.Event, offset: int) -> Event | None:
             step, time, media.kind[:64], media.tag[:MAX_NAME], media.id, media.index, media.last, media.data, table
         )
     return None  # said by a newer SDK
+
+
+def to_stacks(stacks: ingest_pb2.Stacks) -> Stacks:
+    return Stacks(stacks.text[:MAX_TEXT], stacks.refused[:MAX_NAME] or ("" if stacks.text else "an empty answer"))
 
 
 def to_heartbeat(beat: ingest_pb2.Heartbeat) -> Heartbeat:

@@ -17,7 +17,7 @@ import grpc.aio
 
 from rankscope.agent.component import Intake, Session
 from rankscope.agent.model import Seconds
-from rankscope.agent.receivers._wire import Names, WireError, to_batch, to_heartbeat, to_info
+from rankscope.agent.receivers._wire import Names, WireError, to_batch, to_heartbeat, to_info, to_stacks
 from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
 
 log = logging.getLogger("rankscope.grpc")
@@ -177,17 +177,21 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
         except OSError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"cannot write the record of this run: {error}")
         reader = asyncio.ensure_future(_read(messages, session))
-        saved = asyncio.ensure_future(session.saved())
+        saved, asked = asyncio.ensure_future(session.saved()), asyncio.ensure_future(session.asked())
         for task in (reader, saved):
             task.add_done_callback(_noticed)  # both may end at once, and for the same reason
         try:
             yield self._welcome(session)
             while not reader.done():
-                await asyncio.wait({reader, saved}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({reader, saved, asked}, return_when=asyncio.FIRST_COMPLETED)
                 if saved.done():
                     yield ingest_pb2.FromAgent(ack=ingest_pb2.Ack(sequence=saved.result()))
                     saved = asyncio.ensure_future(session.saved())
                     saved.add_done_callback(_noticed)
+                if asked.done():
+                    command = ingest_pb2.Command(id=asked.result(), dump_stacks=ingest_pb2.DumpStacks())
+                    yield ingest_pb2.FromAgent(command=command)
+                    asked = asyncio.ensure_future(session.asked())
             await reader
         except (WireError, ValueError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -196,6 +200,7 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
         finally:
             reader.cancel()
             saved.cancel()
+            asked.cancel()
             session.close()
 
     def _welcome(self, session: Session) -> ingest_pb2.FromAgent:
@@ -226,6 +231,8 @@ async def _read(messages: AsyncIterator[ingest_pb2.FromRank], session: Session) 
             await session.take(to_batch(message.batch, names, session.refuse))
         elif kind == "heartbeat":
             session.beat(to_heartbeat(message.heartbeat))
+        elif kind == "stacks":
+            session.told(message.stacks.command, to_stacks(message.stacks))
         elif kind == "hello":
             raise WireError("hello comes once, at the start of a stream")
 

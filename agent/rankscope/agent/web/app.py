@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rankscope.agent.web import api, operations, rulebook
+from rankscope.agent.web import api, operations, rulebook, stacks
 from rankscope.agent.web.answers import error
 from rankscope.agent.web.guard import Guard
 from rankscope.agent.web.stream import Stream
@@ -35,6 +35,7 @@ def create(view: View) -> Starlette:
             Route("/", page),
             *operations.routes(view),
             *api.routes(view),
+            *stacks.routes(view),
             *rulebook.routes(),
             *Stream(view).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rankscope.agent.runs.state import Node
+from rankscope.agent.runs.state import Node, Run
 from rankscope.agent.telemetry import Telemetry
 
 
@@ -47,6 +47,12 @@ class Alerts(Protocol):
         ...
 
 
+class Whereabouts(Protocol):
+    """What a rank answered that was asked where it is."""
+
+    def as_json(self) -> dict[str, object]: ...
+
+
 @dataclass(slots=True)
 class View:
     """Everything the web application needs; the agent fills it in. Calls come from the agent's event loop."""
@@ -58,4 +64,5 @@ class View:
     render: Callable[[str], tuple[bytes, str]]  # header `Accept` → page of metrics, content type
     reload: Callable[[], str | None]  # None, or why the new configuration was refused
     ready: Callable[[], bool]
+    where: Callable[[Run, Collection[int]], Awaitable[Sequence[Whereabouts]]]  # asks ranks of a run where they are
     now: Callable[[], float] = time.time
