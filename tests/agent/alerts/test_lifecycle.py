@@ -291,6 +291,7 @@ class TestClock:
         assert desk.statuses == ["LossNaN firing"]
         desk.hold((), 12)
         assert desk.statuses == ["LossNaN firing", "LossNaN resolved"]
+        self.set(desk, -jump)
         assert desk.engine.announced(desk.now) is not None, "who expects repetition is told for a while that it is over"
 
     def test_an_alert_of_a_script_lasts_as_long_as_ever(self, desk: Any, jump: float) -> None:

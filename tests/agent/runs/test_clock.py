@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_the_time_that_a_machine_was_suspended_counts_for_nothing_and_is_no_jump
     machine.wall += HOUR
     machine.slept += HOUR
     assert machine.clock.look() == pytest.approx(HOUR)
-    assert machine.clock.jumps["forward"] == 0
+    assert machine.clock.jumps == {"forward": 0, "back": 0}
     machine.wall += 3 * HOUR  # suspended once more, and set on waking up
     machine.slept += HOUR
     assert machine.clock.look() == pytest.approx(3 * HOUR)
@@ -169,7 +170,9 @@ def test_what_was_so_long_ago_still_is(machine: Machine, node: Node, rank: Rank)
     assert (rank.last_step_time, rank.last_seen, rank.expect_until) == (then, then, then + 600)
     assert rank.goodbye is not None
     assert rank.goodbye.time == then
-    assert node.runs["p", "r"].started == then
+    assert node.runs["p", "r"].started == rank.info.started == then
+    rank.attach(replace(rank.info, started=NOW), machine.wall)
+    assert rank.info.started == then, "another stream of the session says again what it knows"
     assert node.sampled == {"gpu": then}
     window = node.window("gpu_power_watts", "0")
     assert window is not None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rankscope.agent.model import Batch, Block, Column, RankInfo, RankKey
+from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._nvml.states import Figures, split
@@ -81,29 +82,30 @@ def test_figures_are_read_from_the_cards_values() -> None:
     assert found == Figures(0.4, 0.5, slowed=True), "in MIG mode SM activity stands for utilisation"
 
 
-def live(
-    sampler: Gpu, node: Node, ranks: list[Rank], seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> dict[tuple[str, ...], float]:
+def show(node: Node, now: float) -> None:
+    """Let the node's clock show a time."""
+    node.clock = Clock(lambda: Reading(now, time.monotonic()))
+
+
+def live(sampler: Gpu, node: Node, ranks: list[Rank], seconds: float) -> dict[tuple[str, ...], float]:
     """Let a simulated machine train for a while, a step a second."""
-    clock = time.time
-    now = clock()
+    now = time.time()
     found: dict[tuple[str, ...], float] = {}
     for i in range(int(seconds)):
-        monkeypatch.setattr(time, "time", lambda i=i: now + i)
+        show(node, now + i)
         for each in ranks:
             each.apply(Batch(0, 0, (Block((), np.array([i]), np.array([now + i]), np.empty((1, 0))),)), now + i)
         samples = tuple(sampler.sample(node))
         node.observe("gpu", samples, now + i)
         found = values(samples)
-    monkeypatch.setattr(time, "time", clock)
     return found
 
 
-def test_simulated_cards_react_to_the_ranks_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_cards_react_to_the_ranks_on_them() -> None:
     node = Node("n")
     attach(node, 1, rank=0)
     first = node.runs["p", "exp-1"].ranks[0]
-    found = live(Gpu(source="simulated"), node, [first], 30, monkeypatch)
+    found = live(Gpu(source="simulated"), node, [first], 30)
     assert found["gpu_utilization_ratio", "0"] > 0.9
     assert found["gpu_utilization_ratio", "1"] == 0
     assert found["gpu_power_watts", "0"] > 500
@@ -112,7 +114,7 @@ def test_simulated_cards_react_to_the_ranks_on_them(monkeypatch: pytest.MonkeyPa
     assert found["gpu_memory_used_bytes", "0"] > 30e9
     assert found["gpu_process_memory_bytes", "0", "exp-1", "0"] > 30e9
     assert found["gpu_state_seconds_total", "0", "working"] > 20
-    assert found["gpu_state_seconds_total", "1", "idle"] == pytest.approx(29)
+    assert found["gpu_state_seconds_total", "1", "idle"] == pytest.approx(29, abs=0.5)
 
 
 def test_simulated_cards_say_that_they_are_simulated() -> None:
@@ -128,24 +130,26 @@ def test_simulated_cards_can_be_any_scenario() -> None:
     assert "gpu_ecc_errors_total" not in names
 
 
-def test_the_rank_is_found_on_its_simulated_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rank_is_found_on_its_simulated_card() -> None:
     node = Node("n")
     attach(node, 1, rank=1)
     each = node.runs["p", "exp-1"].ranks[1]
-    live(Gpu(source="simulated"), node, [each], 3, monkeypatch)
+    live(Gpu(source="simulated"), node, [each], 3)
     device = Devices(node).of(each)
     assert device is not None
     assert device.gpu == "1"
 
 
-def test_time_in_which_the_machine_slept_was_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_time_by_which_the_clock_was_set_was_nothing(jump: int) -> None:
     node = Node("n")
     sampler = Gpu(source="simulated")
-    before = live(sampler, node, [], 3, monkeypatch)["gpu_state_seconds_total", "0", "idle"]
-    later = time.time() + 3600
-    monkeypatch.setattr(time, "time", lambda: later)
-    after = values(sampler.sample(node))["gpu_state_seconds_total", "0", "idle"]
-    assert after == before
+    before = live(sampler, node, [], 3)["gpu_state_seconds_total", "0", "idle"]
+    energy = values(sampler.sample(node))["gpu_energy_joules_total", "0"]
+    show(node, time.time() + jump)
+    found = values(sampler.sample(node))
+    assert found["gpu_state_seconds_total", "0", "idle"] == pytest.approx(before, abs=0.5)
+    assert 0 <= found["gpu_energy_joules_total", "0"] - energy < 60 * 100
 
 
 def test_everything_given_is_declared() -> None:

@@ -102,12 +102,24 @@ class Clock:
 
 
 @dataclass(slots=True)
+class Follower:
+    """Tells whoever looks at a clock only now and then by how many seconds it was set meanwhile."""
+
+    _offset: float | None = None
+
+    def moved(self, offset: float) -> float:
+        """Return by how much the offset to CLOCK_MONOTONIC grew since the last call; 0.0 where that is no jump."""
+        before, self._offset = self._offset, offset
+        return offset - before if before is not None and abs(offset - before) > LEAST else 0.0
+
+
+@dataclass(slots=True)
 class RankClock:
     """By which clock a rank dates its rows: in most cases by that of this machine."""
 
     own: Clock = field(default_factory=Clock)  # the agent's
     here: bool = False  # the rank's is the same
-    _offset: float | None = None
+    _theirs: Follower = field(default_factory=Follower)
 
     def late(self, offset: float | None) -> float:
         """Return by how many seconds to move times that a rank made with this offset to CLOCK_MONOTONIC.
@@ -125,7 +137,4 @@ class RankClock:
 
     def jumped(self, offset: float | None) -> float:
         """Return by how many seconds the clock of another machine jumped since the last call."""
-        if offset is None or self.here:
-            return 0.0
-        before, self._offset = self._offset, offset
-        return offset - before if before is not None and abs(offset - before) > LEAST else 0.0
+        return 0.0 if offset is None or self.here else self._theirs.moved(offset)

@@ -100,7 +100,8 @@ class Rank:
         if info.attempt != self.info.attempt or info.session != self.info.session:
             self.restarts.append((info.attempt, self.step or 0, now))
             self.goodbye = None
-        self.info = info
+        same = info.session == self.info.session  # it still says by the clock of then when it began
+        self.info = replace(info, started=self.info.started) if same else info
         self.connected = True
         self.last_seen = now
 
@@ -139,6 +140,7 @@ class Rank:
         """The clock by which this rank's rows are dated was set."""
         self.last_step_time += seconds if self.step is not None else 0.0
         self.expect_until += seconds
+        self.info = replace(self.info, started=self.info.started + seconds)
         self.goodbye = self.goodbye and replace(self.goodbye, time=self.goodbye.time + seconds)
         series = (*self.series.values(), *self.phases.values(), *self._by_role.values(), self.step_seconds)
         for each in {id(one): one for one in series}.values():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from rankscope.agent.model import Metric, Sample, Seconds
+from rankscope.agent.runs.clock import Follower
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux.kmsg import GpuError, KernelLog
 from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
@@ -115,6 +116,7 @@ class Gpu:
     _seconds: dict[str, dict[State, float]] = field(default_factory=dict[str, "dict[State, float]"], init=False)
     _last: float = field(default=0.0, init=False, repr=False)
     _find_at: float = field(default=0.0, init=False, repr=False)
+    _follower: Follower = field(default_factory=Follower, init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         *_BY_NAME.values(),
@@ -136,8 +138,9 @@ class Gpu:
         if self.source == "simulated":
             self._simulated = Simulated(self.scenario)
 
-    def _open(self, now: float) -> NvmlSource | None:
+    def _open(self) -> NvmlSource | None:
         """Return NVML, None where it is not installed; a driver may be installed while the agent runs."""
+        now = time.monotonic()
         if self._nvml is None and now >= self._find_at:
             self._find_at = now + _FIND_AGAIN
             if self.source == "nvml" or installed(self.library):
@@ -147,16 +150,17 @@ class Gpu:
 
     def sample(self, node: Node) -> Iterator[Sample]:
         """Yield what the GPUs give; nothing where there is no NVML. Raises BlindError when no GPU can be read."""
-        now = time.time()
+        now = node.clock.now()
+        self._xids.shift(self._follower.moved(node.clock.offset))
         if self._simulated is not None:
             look = self._simulated.look(node, now)
-        elif (source := self._open(now)) is not None:
+        elif (source := self._open()) is not None:
             look = source.look()
         else:
             return
         self._xids.add(look.xids, "nvml")
         self._xids.add(self._logged(look), "kernel")
-        self._owners.look(node, now)
+        self._owners.look(node, time.monotonic())
         seconds, self._last = (now - self._last if self._last else 0.0), now
         yield Sample(DRIVER_INFO, 1.0, tuple(look.versions.get(name, "") for name in DRIVER_INFO.labels))
         for reading in look.cards:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
+from rankscope.agent.runs.clock import Follower
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux import cgroup, workload
@@ -48,6 +49,7 @@ class Process:
         default_factory=dict[int, "tuple[float, tuple[Sample, ...]]"], init=False, repr=False
     )
     _deaths: Deaths = field(default_factory=Deaths, init=False, repr=False)
+    _follower: Follower = field(default_factory=Follower, init=False, repr=False)
     _cpu: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float], init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -63,7 +65,8 @@ class Process:
         self._engine = Engine(self.root)
 
     def sample(self, node: Node) -> Iterator[Sample]:
-        now = time.time()
+        now = time.monotonic()
+        self._deaths.shift(self._follower.moved(node.clock.offset))
         files = Files(self.root)
         if self._log is None:
             self._log = KernelLog(self.root)
@@ -81,7 +84,7 @@ class Process:
                 yield from collect(ROWS, look)
                 yield from self._slowly(look, now)
                 yield from self._cpu_seconds(look)
-        self._deaths.look(files, {rank.info.session for rank, _ in found}, self._log.read(), now)
+        self._deaths.look(files, {rank.info.session for rank, _ in found}, self._log.read(), node.clock.now())
         for rank in everyone:
             yield from self._death(rank)
 
@@ -106,7 +109,7 @@ class Process:
         own = self._workloads.get(session)
         if own is None:
             own = workload.of_process(files, stat.pid)
-            named = self._engine.name(own, time.time())
+            named = self._engine.name(own, time.monotonic())
             if named is not own or not own.container_id or own.pod_uid:
                 self._workloads[session] = named  # else asked again: the engine may answer later
             own = named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rankscope.agent.samplers._linux import cgroup
 from rankscope.agent.samplers._linux.files import Files
@@ -51,6 +51,12 @@ class Deaths:
                 known.death = Death(now)
             if count is not None and (session in living or known.kills is None):
                 known.kills = count
+
+    def shift(self, seconds: float) -> None:
+        """The clock went forward by so much, or back."""
+        for known in self._sessions.values() if seconds else ():
+            if known.death is not None:
+                known.death = replace(known.death, time=known.death.time + seconds)
 
     def of(self, session: int) -> Death | None:
         known = self._sessions.get(session)

@@ -36,7 +36,7 @@ class Simulated:
         self._looks = 0
 
     def look(self, node: Node, now: float) -> Look:
-        seconds = min(now - self._last, 60.0) if self._last else 0.0
+        seconds = min(max(0.0, now - self._last), 60.0) if self._last else 0.0
         self._last = now
         by_card: dict[int, list[Rank]] = {}
         for run in tuple(node.runs.values()):

@@ -50,6 +50,10 @@ class XidLog:
             self._times[key] = max(xid.time, self._times.get(key, 0.0))
             self._teller[key] = teller
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so many seconds: what was so long ago still is."""
+        self._times = {key: when + seconds for key, when in self._times.items()}
+
     def samples(self, gpu: str, uuid: str) -> Iterator[Sample]:
         """Yield the codes seen on one GPU."""
         for (owner, code), count in self._counts.items():
