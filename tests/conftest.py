@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,12 +20,26 @@ def require() -> Callable[..., str]:
         for name in names:
             if (path := shutil.which(name)) is not None:
                 return path
-        message = f"needs {' or '.join(names)}{': ' + why if why else ''}"
-        if os.environ.get("RANKSCOPE_REQUIRE_ALL") == "1":
-            pytest.fail(f"{message}, and RANKSCOPE_REQUIRE_ALL=1 says that nothing may be missing")
-        pytest.skip(message)
+        _lacks(f"needs {' or '.join(names)}{': ' + why if why else ''}")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def require_library() -> Callable[[str], None]:
+    """Skip where a library is not installed, or fail where RANKSCOPE_REQUIRE_ALL is set; imports nothing."""
+
+    def check(name: str) -> None:
+        if importlib.util.find_spec(name) is None:
+            _lacks(f"needs {name}, which is not installed here: pip install {name}")
+
+    return check
+
+
+def _lacks(message: str) -> NoReturn:
+    if os.environ.get("RANKSCOPE_REQUIRE_ALL") == "1":
+        pytest.fail(f"{message}, and RANKSCOPE_REQUIRE_ALL=1 says that nothing may be missing")
+    pytest.skip(message)
 
 
 @pytest.fixture

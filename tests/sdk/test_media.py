@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,8 +66,10 @@ def test_grey_images_masks_and_values_out_of_range() -> None:
     np.testing.assert_array_equal(picture(half), [[255, 255], [255, 255]])
 
 
-def test_figures_are_drawn() -> None:
-    figure = pytest.importorskip("matplotlib.figure").Figure((2, 1), dpi=50)
+def test_figures_are_drawn(require_library: Callable[[str], None]) -> None:
+    require_library("matplotlib")
+    matplotlib: Any = importlib.import_module("matplotlib.figure")
+    figure = matplotlib.Figure((2, 1), dpi=50)
     with capture() as sent:
         sdk.image("figure", figure)
         (event,) = media(sent)

@@ -1,8 +1,9 @@
-"""watch() on models with low-rank adapters, as the peft library makes them (run where it is installed)."""
+"""watch() on models with low-rank adapters, as the peft library makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rankscope import sdk
 from rankscope.sdk import testing
 from rankscope.sdk.torch import _pace
 
-peft: Any = pytest.importorskip("peft")
+Adapted = Callable[[nn.Module], Any]
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,11 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
-def adapted(model: nn.Module) -> Any:
-    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0", "2"]))
+@pytest.fixture
+def adapted(require_library: Callable[[str], None]) -> Adapted:
+    require_library("peft")
+    peft: Any = importlib.import_module("peft")
+    return lambda model: peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0", "2"]))
 
 
 def train(model: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -41,7 +45,9 @@ def train(model: Any, optimizer: torch.optim.Optimizer) -> None:
         sdk.log(loss=1.0)
 
 
-def test_the_adapters_are_watched_and_the_model_below_counts_as_frozen(sent: testing.Captured) -> None:
+def test_the_adapters_are_watched_and_the_model_below_counts_as_frozen(
+    sent: testing.Captured, adapted: Adapted
+) -> None:
     model = adapted(network())
     sizes = {
         wanted: sum(p.numel() for p in model.parameters() if p.requires_grad is wanted) for wanted in (True, False)
@@ -58,7 +64,7 @@ def test_the_adapters_are_watched_and_the_model_below_counts_as_frozen(sent: tes
     assert sent.scalar("dead_fraction")
 
 
-def test_adapters_that_never_move_are_seen(sent: testing.Captured) -> None:
+def test_adapters_that_never_move_are_seen(sent: testing.Captured, adapted: Adapted) -> None:
     """The optimizer was made before the adapters: all that it holds is frozen since."""
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -79,4 +79,4 @@ def _begin(args: Any, model: Any) -> None:
     sdk.init(name=name if name and name != args.output_dir else None, config=config)
 
 
-integration_utils.INTEGRATION_TO_CALLBACK["rankscope"] = RankscopeCallback  # pyright: ignore[reportUnknownMemberType]
+integration_utils.INTEGRATION_TO_CALLBACK["rankscope"] = RankscopeCallback  # pyright: ignore[reportArgumentType, reportUnknownMemberType]
