@@ -251,6 +251,82 @@ def test_where_the_log_is_closed_the_group_of_the_vanished_rank_tells(node: Node
     assert ("rank_oom_kill_timestamp_seconds", "exp-1", "0") in values(sampler.sample(node))
 
 
+def vanish(node: Node, root: Root, pid: int, rank: int, goodbye: Goodbye | None) -> None:
+    os.rename(root.path / f"proc/{pid}", root.path / f"proc/gone-{pid}")
+    node.runs["p", "exp-1"].ranks[rank].goodbye = goodbye
+
+
+def killed(sampler: Process, node: Node) -> set[str]:
+    return {key[2] for key in values(sampler.sample(node)) if key[0] == "rank_oom_kill_timestamp_seconds"}
+
+
+def test_of_ranks_in_one_group_only_the_one_that_was_killed_is_said_to_be(node: Node, root: Root) -> None:
+    """The launcher ends the others with SIGTERM; who ended how is not known at once."""
+    for rank in range(4):
+        root.process(100 + rank, group="/job")
+        attach(node, 100 + rank, rank=rank)
+    root.write({"sys/fs/cgroup/cgroup.controllers": "memory", "sys/fs/cgroup/job/memory.events": "oom_kill 1\n"})
+    sampler = Process(root=str(root))
+    assert killed(sampler, node) == set()
+    root.write({"sys/fs/cgroup/job/memory.events": "oom_kill 2\n"})
+    for rank in range(4):
+        vanish(node, root, 100 + rank, rank, None)
+    assert killed(sampler, node) == set(), "it was one of four"
+    now = time.time()
+    for rank in range(4):
+        bye = Goodbye(3, now, End.VANISHED) if rank == 2 else Goodbye(3, now, End.SIGNAL, 143, 15)
+        node.runs["p", "exp-1"].ranks[rank].goodbye = bye
+    assert killed(sampler, node) == {"2"}
+
+
+def test_a_kill_that_the_log_explains_is_nobody_elses(node: Node, root: Root) -> None:
+    """The log names rank 0's worker; rank 1, in the same group, was killed by its user."""
+    root.process(100, group="/job")
+    root.process(101, parent=100, group="/job")
+    root.process(200, group="/job")
+    attach(node, 100, rank=0)
+    attach(node, 200, rank=1)
+    root.write(
+        {
+            "dev/kmsg": "",
+            "sys/fs/cgroup/cgroup.controllers": "memory",
+            "sys/fs/cgroup/job/memory.events": "oom_kill 0\n",
+        }
+    )
+    sampler = Process(root=str(root))
+    assert killed(sampler, node) == set()
+    with (root.path / "dev/kmsg").open("a") as log:
+        log.write(KILL.format(usec=int(time.monotonic() * 1e6), pid=101))
+    root.write({"sys/fs/cgroup/job/memory.events": "oom_kill 1\n"})
+    vanish(node, root, 200, 1, Goodbye(3, time.time(), End.VANISHED))
+    assert killed(sampler, node) == {"0"}
+
+
+def test_a_kill_that_is_counted_before_its_rank_is_seen_to_be_gone_is_its_own(node: Node, root: Root) -> None:
+    root.process(100, group="/job")
+    attach(node, 100)
+    root.write({"sys/fs/cgroup/cgroup.controllers": "memory", "sys/fs/cgroup/job/memory.events": "oom_kill 0\n"})
+    sampler = Process(root=str(root))
+    killed(sampler, node)
+    root.write({"sys/fs/cgroup/job/memory.events": "oom_kill 1\n"})
+    assert killed(sampler, node) == set()
+    vanish(node, root, 100, 0, Goodbye(3, time.time(), End.VANISHED))
+    assert killed(sampler, node) == {"0"}
+
+
+def test_pids_of_the_kernels_log_mean_nothing_in_a_pid_namespace(node: Node, root: Root) -> None:
+    """Pid 100 of the host is not pid 100 of the agent's container."""
+    root.process(100)
+    attach(node, 100)
+    root.write({"dev/kmsg": "", "proc/self/ns/x": ""})
+    os.symlink("pid:[4026532207]", root.path / "proc/self/ns/pid")
+    sampler = Process(root=str(root))
+    killed(sampler, node)
+    with (root.path / "dev/kmsg").open("a") as log:
+        log.write(KILL.format(usec=int(time.monotonic() * 1e6), pid=100))
+    assert killed(sampler, node) == set()
+
+
 def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
     """Two workers that burn CPU under a parent that sleeps."""
     code = "import os,time\nfor _ in range(2):\n    if os.fork() == 0:\n        while True: pass\ntime.sleep(60)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rankscope.agent.model import Metric, Sample, Seconds
+from rankscope.agent.model import End, Goodbye, Metric, Sample, Seconds
 from rankscope.agent.runs.clock import Follower
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
@@ -29,6 +30,7 @@ from rankscope.agent.samplers._process_rows import (
 from rankscope.agent.samplers._rows import collect, metrics
 
 _SLOW = 30.0  # seconds
+_FIRST_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in the kernel's proc_ns.h
 
 
 @dataclass
@@ -80,13 +82,23 @@ class Process:
             devices = Devices(node)
             for rank, stat in found:
                 look = self._look(files, rank, stat, devices)
-                self._deaths.alive(rank.info.session, [each.pid for each in look.tree], look.group)
+                self._deaths.alive(rank.info.session, [each.pid for each in look.tree], look.group, now)
                 yield from collect(ROWS, look)
                 yield from self._slowly(look, now)
                 yield from self._cpu_seconds(look)
-        self._deaths.look(files, {rank.info.session for rank, _ in found}, self._log.read(), node.clock.now())
+        living = {rank.info.session for rank, _ in found}
+        ended = {rank.info.session for rank in everyone if rank.goodbye is not None and not _killed(rank.goodbye)}
+        log = self._log.read() if self._sees_all(files) else ()
+        self._deaths.look(files, living, ended, log, node.clock.now())
         for rank in everyone:
             yield from self._death(rank)
+
+    def _sees_all(self, files: Files) -> bool:
+        """Say whether the agent's pids are those of the kernel's log: in a PID namespace they are others."""
+        try:
+            return files.link("proc/self/ns/pid") == _FIRST_NAMESPACE
+        except OSError:
+            return True
 
     def _slowly(self, look: Look, now: float) -> tuple[Sample, ...]:
         """Return the samples of slow rows, as they were read at most half a minute ago."""
@@ -151,3 +163,10 @@ class Process:
     def close(self) -> None:
         if self._log is not None:
             self._log.close()
+
+
+def _killed(goodbye: Goodbye) -> bool:
+    """Say whether a session may have ended because the kernel killed the rank, or a worker that it waited for."""
+    if goodbye.end is End.SIGNAL:
+        return goodbye.signal in (0, signal.SIGKILL)
+    return goodbye.end in (End.VANISHED, End.UNKNOWN) or "DataLoader worker" in goodbye.exception
