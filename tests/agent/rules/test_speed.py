@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from rankscope.agent.component import Rule
 from rankscope.agent.model import (
     Batch,
     Block,
+    Column,
     Expect,
     Finding,
     Heartbeat,
@@ -20,6 +22,8 @@ from rankscope.agent.model import (
 from rankscope.agent.reports.recorded import START, check_rule, findings, fired_by, rows_of
 from rankscope.agent.reports.replay import Replay
 from rankscope.agent.reports.rows import Row
+from rankscope.agent.rules._causes import slow
+from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules.data_loader_bottleneck import DataLoaderBottleneck
 from rankscope.agent.rules.host_bottleneck import HostBottleneck
 from rankscope.agent.rules.straggler import Straggler
@@ -183,3 +187,56 @@ def test_busy_cpus_before_an_idle_gpu_are_the_bottleneck() -> None:
         verdict = HostBottleneck().check(node, node.runs["p", "r"], 120.0)
         assert isinstance(verdict, tuple)
         assert len(verdict) == expected
+
+
+class TestACpuLimit:
+    """The rank's container may use 4 of the machine's 128 cores, and the machine is idle."""
+
+    def limited(self, used: float) -> Node:
+        node = Node("n")
+        rank = node.attach(RankInfo(RankKey("p", "r", 0), 1, "id", device_uuids=("GPU-a",)), 0.0)
+        of_rank = ("run", "rank")
+        limit, time = (
+            Metric("rank_cpus", "gauge", "", of_rank),
+            Metric("system_cpu_seconds_total", "counter", "", ("mode",)),
+        )
+        use = Metric("rank_cpu_limit_used_seconds_total", "counter", "", of_rank)
+        info, gpu = (
+            Metric("gpu_info", "info", "", ("gpu", "uuid")),
+            Metric("gpu_utilization_ratio", "gauge", "", ("gpu", "uuid")),
+        )
+        for second in range(120):
+            modes = [Sample(time, 2.0 * second, ("user",)), Sample(time, 126.0 * second, ("idle",))]
+            node.observe("cpu", [*modes, Sample(Metric("system_cpus", "gauge", ""), 128.0)], float(second))
+            node.observe("gpu", [Sample(info, 1.0, ("0", "GPU-a")), Sample(gpu, 0.3, ("0", "GPU-a"))], float(second))
+            own = [Sample(limit, 4.0, ("r", "0")), Sample(use, used * second, ("r", "0"))]
+            node.observe("process", own, float(second))
+        rank.apply(Batch(0, 0, (Block((), np.array([1]), np.array([119.0]), np.empty((1, 0))),)), 119.0)
+        return node
+
+    def test_a_rank_that_uses_its_limit_up_is_held_up_on_an_idle_machine(self) -> None:
+        node = self.limited(3.92)
+        verdict = HostBottleneck().check(node, node.runs["p", "r"], 120.0)
+        assert isinstance(verdict, tuple)
+        (finding,) = verdict
+        assert finding.value == pytest.approx(0.98)
+        assert finding.summary == "The 4 CPUs of the rank's control group are busy 98% and GPU 0 only 30% of the time"
+        assert "CPU limit" in finding.causes[0].fix
+
+    def test_a_rank_below_its_limit_is_not(self) -> None:
+        node = self.limited(2.0)
+        assert HostBottleneck().check(node, node.runs["p", "r"], 120.0) == ()
+
+    def test_idle_cores_are_those_that_the_rank_may_use(self) -> None:
+        """More loader workers are no help where there is no core for them."""
+        seconds = np.full((20, 1), 0.6)
+        for used, expected in ((1.0, "3 of 4 CPU cores are idle"), (3.9, "the CPU cores are busy")):
+            node = self.limited(used)
+            rank = node.runs["p", "r"].ranks[0]
+            step = np.arange(2, 22)
+            rank.apply(
+                Batch(0, 0, (Block((Column("data", "phase"),), step, step.astype(np.float64) + 119, seconds),)), 140.0
+            )
+            cause = slow.data_loading(Around(node, node.runs["p", "r"], rank, 21, 140.0))
+            assert cause is not None
+            assert expected in cause.evidence + cause.fix

@@ -7,19 +7,31 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from rankscope.agent.model import Cause, Finding, FloatArray, Incomplete, Seconds, Severity, Span, Verdict
+from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around
+from rankscope.agent.rules._cores import cores
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank, Run
+
+_MACHINE = (
+    "the CPUs",
+    "the host has too few CPU cores for this job",
+    "fewer or lighter loader workers, torch.set_num_threads, more cores; find what else runs on the node",
+)
+_GROUP = (
+    "the job may use too few of the host's CPU cores",
+    "raise the CPU limit of the container or job, or take fewer loader workers and torch.set_num_threads",
+)
 
 
 @dataclass(eq=False)
 class HostBottleneck:
     """The host holds the GPU up: the CPU cores are busy above `cpu` while the GPU of a training rank is below `gpu`.
 
-    Both are means over the last `window` seconds.
+    Both are means over the last `window` seconds. The cores are the machine's, or where the rank's control group is
+    limited to fewer and has used them up, those.
 
     Needs the CPU sampler (`system_cpu_seconds_total`) and the GPU sampler (`gpu_utilization_ratio`).
 
@@ -37,32 +49,35 @@ class HostBottleneck:
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         assert run is not None
-        busy = cpu_busy(node, now - self.window)
-        if busy is None:
-            return Incomplete("the CPUs were not sampled for long enough")
         devices = Devices(node)
 
         def judge(rank: Rank) -> tuple[Finding, ...] | Incomplete:
             if rank.state(now) != "running" or rank.step is None:
                 return ()
+            here = cores(node, rank, now - self.window)
+            if here is None:
+                return Incomplete("the CPUs were not sampled for long enough")
             device = devices.of(rank)
             series = node.window("gpu_utilization_ratio", device.gpu, device.uuid) if device is not None else None
             if device is None or series is None:
                 return Incomplete("the utilisation of this rank's GPU is not known")
             recent = series.value[series.time >= now - self.window]
             mean = float(np.mean(recent)) if len(recent) >= 5 else 1.0
-            if busy < self.cpu or mean > self.gpu:
+            if here.busy < self.cpu or mean > self.gpu:
                 return ()
-            here = Around(node, run, rank, rank.step, now)
-            evidence = f"the CPUs are busy {busy:.0%} of the time, GPU {device.gpu} {mean:.0%}"
-            fix = "fewer or lighter loader workers, torch.set_num_threads, more cores; find what else runs on the node"
-            causes = [slow.data_loading(here), Cause("the host has too few CPU cores for this job", evidence, fix)]
+            around = Around(node, run, rank, rank.step, now)
+            which, cause, fix = _MACHINE
+            if here.limited:
+                which, cause, fix = f"the {here.number:.3g} CPUs of the rank's control group", *_GROUP
+            evidence = f"{which} are busy {here.busy:.0%} of the time, GPU {device.gpu} {mean:.0%}"
+            causes = [slow.data_loading(around), Cause(cause, evidence, fix)]
             return (
                 Finding(
-                    f"CPUs are busy {busy:.0%} and GPU {device.gpu} only {mean:.0%} of the time",
+                    f"{which[0].upper()}{which[1:]} are busy {here.busy:.0%} and GPU {device.gpu} only {mean:.0%} of "
+                    "the time",
                     rank.step,
                     now,
-                    busy,
+                    here.busy,
                     rank.info.key.rank,
                     device.gpu,
                     causes=tuple(cause for cause in causes if cause is not None),
@@ -70,21 +85,3 @@ class HostBottleneck:
             )
 
         return each_rank(run.ranks.values(), judge)
-
-
-def cpu_busy(node: Node, since: float) -> float | None:
-    """Return the share of CPU time that was not idle since a moment, or None where it was not sampled since then."""
-    total = idle = 0.0
-    for labels, series in node.windows("system_cpu_seconds_total"):
-        if not len(series) or series.time[0] > since:
-            return None
-        spent = _grown(series.time, series.value, since)
-        total += spent
-        if labels and labels[-1] in ("idle", "iowait"):
-            idle += spent
-    return 1 - idle / total if total > 0 else None
-
-
-def _grown(time: FloatArray, value: FloatArray, since: float) -> float:
-    start = int(np.searchsorted(time, since))
-    return float(value[-1] - value[min(start, len(value) - 1)])

@@ -6,6 +6,7 @@ import numpy as np
 
 from rankscope.agent.model import Cause
 from rankscope.agent.rules._causes.around import Around, figure
+from rankscope.agent.rules._cores import Cores, cores
 from rankscope.agent.rules._phases import phases_of
 from rankscope.agent.runs.devices import Devices
 
@@ -37,14 +38,14 @@ def data_loading(here: Around) -> Cause | None:
     workers = here.setting("num_workers", "workers")
     if workers is not None:
         evidence += f"; {workers[0]} is {workers[1]}"
-    cores = here.node.latest("system_cpus")
-    idle = _idle_cores(here)
+    there = _cores(here)
+    idle = there.idle if there is not None else None
     if workers is not None and workers[1] == 0:
         fixes.append("load in the background: num_workers above 0")
     elif idle is None or idle > 1:
         fixes.append(
             "raise num_workers"
-            + (f" ({idle:.0f} of {next(iter(cores.values())):.0f} CPU cores are idle)" if idle and cores else "")
+            + (f" ({idle:.0f} of {there.number:.0f} CPU cores are idle)" if there is not None and idle else "")
         )
     else:
         evidence += "; the CPU cores are busy"
@@ -145,20 +146,16 @@ def straggler(here: Around) -> Cause | None:
     )
 
 
-def _idle_cores(here: Around) -> float | None:
-    """Return how many cores idled over the last minute, or None where it is not sampled."""
-    for labels, series in here.node.windows("system_cpu_seconds_total"):
-        if labels and labels[-1] == "idle" and len(series) >= 2:
-            recent = series.time >= series.time[-1] - 60
-            value, time = series.value[recent], series.time[recent]
-            if len(value) >= 2 and time[-1] > time[0]:
-                return float((value[-1] - value[0]) / (time[-1] - time[0]))
-    return None
+def _cores(here: Around) -> Cores | None:
+    """Return the cores that the rank may use, as they were over the last minute, or since they are sampled."""
+    times = [series.time for _, series in here.node.windows("system_cpu_seconds_total") if len(series)]
+    since = max((max(time[0], time[-1] - 60.0) for time in times), default=None)
+    return cores(here.node, here.rank, since) if since is not None else None
 
 
 def _busy_host(here: Around) -> bool:
-    idle, cores = _idle_cores(here), here.node.latest("system_cpus")
-    return idle is not None and bool(cores) and idle < 0.1 * next(iter(cores.values()))
+    there = _cores(here)
+    return there is not None and there.busy > 0.9
 
 
 def _pressure(here: Around, resource: str) -> float | None:
