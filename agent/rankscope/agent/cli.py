@@ -36,6 +36,7 @@ def cli() -> None:
     \b
     rankscope demo                   see all of it in a minute, on any machine
     rankscope agent                  watch this node: run it once on each
+    rankscope top                    GPUs, ranks, losses and alerts, live in this terminal
     rankscope diagnose PATH          the same rules over logs that exist already
     """
     out: object = sys.stdout
