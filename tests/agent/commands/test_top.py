@@ -169,6 +169,11 @@ def test_json_goes_on_line_by_line(node: Node) -> None:
     assert times == sorted(set(times))
 
 
+def test_a_proxy_for_the_web_is_not_asked_for_this_machine(node: Node) -> None:
+    done = top(node.address, "--once", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("--once",), ("--json",), ("--once", "--json")])
 def test_without_an_agent_it_is_one_line_and_status_3(arguments: tuple[str, ...]) -> None:
     done = top("http://me:s3cr3t@127.0.0.1:1", *arguments)

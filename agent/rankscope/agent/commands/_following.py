@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from rankscope.agent.commands._failure import UNREACHABLE, Failure
-from rankscope.agent.commands._reach import TIMEOUT, content, unanswered, url
+from rankscope.agent.commands._reach import TIMEOUT, content, environment, unanswered, url
 
 PATH = "/api/v1/stream"
 SILENCE = 5.0  # seconds without a snapshot, of which one comes each second, after which the agent counts as lost
@@ -30,7 +30,7 @@ async def snapshots(agent: str) -> AsyncGenerator[dict[str, Any], None]:
     """Yield what the agent's stream says until it ends. Raises Failure when there is none, or it breaks."""
     try:
         async with (
-            httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT, read=SILENCE)) as client,
+            httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT, read=SILENCE), trust_env=environment(agent)) as client,
             client.stream("GET", url(agent) + PATH) as answer,
         ):
             if not answer.headers.get("content-type", "").startswith("text/event-stream"):

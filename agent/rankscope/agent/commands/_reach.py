@@ -23,7 +23,7 @@ def default_address() -> str:
 def request(agent: str, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
     """Return what the agent answers. Raises Failure, with what to do, when it does not or says no."""
     try:
-        answer = httpx.request(method, url(agent) + path, json=body, timeout=TIMEOUT)
+        answer = httpx.request(method, url(agent) + path, json=body, timeout=TIMEOUT, trust_env=environment(agent))
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise unanswered(agent, error) from None
     return content(agent, answer)
@@ -31,6 +31,16 @@ def request(agent: str, method: str, path: str, body: Mapping[str, object] | Non
 
 def url(agent: str) -> str:
     return (agent if "://" in agent else f"http://{agent}").rstrip("/")
+
+
+def environment(agent: str) -> bool:
+    """Tell whether the environment's proxies (and authorities) are for this address: no proxy leads to this machine."""
+    try:
+        parts = urlsplit(url(agent))
+    except ValueError:
+        return True
+    host = parts.hostname or ""
+    return parts.scheme != "http" or not (host in ("localhost", "::1") or host.startswith("127."))
 
 
 def unanswered(agent: str, error: httpx.TransportError | httpx.InvalidURL) -> Failure:
