@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._nvml.states import Figures, split
 from rankscope.agent.samplers.gpu import Gpu
-from tests.agent.samplers.conftest import attach, declared, values
+from tests.agent.samplers.conftest import Driver, attach, declared, values
 from tests.nvml import build
+
+Make = Callable[..., Gpu]
 
 
 def rank(**phases: float) -> Rank:
@@ -150,6 +153,50 @@ def test_time_by_which_the_clock_was_set_was_nothing(jump: int) -> None:
     found = values(sampler.sample(node))
     assert found["gpu_state_seconds_total", "0", "idle"] == pytest.approx(before, abs=0.5)
     assert 0 <= found["gpu_energy_joules_total", "0"] - energy < 60 * 100
+
+
+def states(found: dict[tuple[str, ...], float], gpu: str = "0") -> dict[str, float]:
+    return {key[2]: value for key, value in found.items() if key[:2] == ("gpu_state_seconds_total", gpu)}
+
+
+def test_a_gpu_whose_processes_are_hidden_starves_with_the_rank_that_named_it(driver: Driver, gpu: Make) -> None:
+    """As from a container without the host's pids."""
+    text = "".join(line for line in build.scenario("h100").splitlines(True) if not line.startswith("process"))
+    driver.load(build.answering(text, "nvmlDeviceGetUtilizationRates.gpu", "20"))
+    node = Node("n")
+    attach(node, 1, device_uuids=("GPU-7a1f3c52-9d64-4be0-8f27-1c5e8a90d3b1",))
+    waiting = rank(data=0.7, forward=0.3)
+    node.runs["p", "exp-1"].ranks[0].phases = waiting.phases
+    node.runs["p", "exp-1"].ranks[0].step_seconds = waiting.step_seconds
+    sampler = gpu()
+    for _ in range(3):
+        samples = tuple(sampler.sample(node))
+        node.observe("gpu", samples, time.time())
+    found = states(values(samples))
+    assert found["starved"] > found["idle"] > 0
+
+
+def test_a_card_that_never_tells_what_it_does_has_no_states(driver: Driver, gpu: Make, node: Node) -> None:
+    """An A100 in MIG mode: six zeros would say that it does nothing."""
+    driver.load(build.scenario("a100-mig"))
+    sampler = gpu()
+    for _ in range(2):
+        assert states(values(sampler.sample(node))) == {}
+
+
+def test_the_states_of_each_card_add_up_to_the_time_that_passed(driver: Driver, gpu: Make, node: Node) -> None:
+    """Also of two that were out of order before the agent came, and have no name."""
+    cards = build.several("h100", 4).split("card\n")
+    driver.load("card\n".join([*cards[:3], *(f"* error 15\n{card}" for card in cards[3:])]))
+    sampler = gpu()
+    first = values(sampler.sample(node))
+    start = sampler._last
+    for _ in range(4):
+        found = values(sampler.sample(node))
+    for index in "0123":
+        passed = sum(states(found, index).values()) - sum(states(first, index).values())
+        assert passed == pytest.approx(sampler._last - start)
+    assert states(found, "3")["dead"] == pytest.approx(sampler._last - start)
 
 
 def test_everything_given_is_declared() -> None:

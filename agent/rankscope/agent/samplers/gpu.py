@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.clock import Follower
+from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._linux.kmsg import GpuError, KernelLog
 from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
@@ -113,7 +114,9 @@ class Gpu:
     _owners: Owners = field(init=False, repr=False)
     _xids: XidLog = field(init=False, repr=False)
     _log: KernelLog | None = field(default=None, init=False, repr=False)
-    _seconds: dict[str, dict[State, float]] = field(default_factory=dict[str, "dict[State, float]"], init=False)
+    _seconds: dict[tuple[str, str], dict[State, float]] = field(
+        default_factory=dict[tuple[str, str], "dict[State, float]"], init=False, repr=False
+    )
     _last: float = field(default=0.0, init=False, repr=False)
     _find_at: float = field(default=0.0, init=False, repr=False)
     _follower: Follower = field(default_factory=Follower, init=False, repr=False)
@@ -163,8 +166,9 @@ class Gpu:
         self._owners.look(node, time.monotonic())
         seconds, self._last = (now - self._last if self._last else 0.0), now
         yield Sample(DRIVER_INFO, 1.0, tuple(look.versions.get(name, "") for name in DRIVER_INFO.labels))
+        ranks = _ranks(node)
         for reading in look.cards:
-            yield from self._card(look, reading, seconds)
+            yield from self._card(look, reading, seconds, ranks)
 
     def _logged(self, look: Look) -> Iterator[Xid]:
         """Yield errors from the kernel's log: it knows of a card that is gone, when NVML cannot tell any more."""
@@ -173,7 +177,7 @@ class Gpu:
             if isinstance(error, GpuError) and error.address in by_address:
                 yield Xid(by_address[error.address], error.code, error.time)
 
-    def _card(self, look: Look, reading: Reading, seconds: float) -> Iterator[Sample]:
+    def _card(self, look: Look, reading: Reading, seconds: float, by_board: dict[str, list[Rank]]) -> Iterator[Sample]:
         gpu = (str(reading.index), reading.uuid)
         facts = tuple(reading.info.get(name, "") for name in INFO)
         yield Sample(INFO_METRIC, 1.0, (*gpu, *facts, "true" if look.simulated else "false"))
@@ -187,7 +191,8 @@ class Gpu:
             for place in reading.instances or (reading,):
                 yield from self._processes((gpu[0], place.uuid), place.processes, ranks)
         yield from self._instances(reading)
-        yield from self._states(gpu, reading, ranks, seconds)
+        # where the agent may not see the processes, the devices that the ranks named tell whose the card is
+        yield from self._states(gpu, reading, ranks or by_board.get(reading.uuid, []), seconds)
 
     def _processes(self, gpu: tuple[str, str], processes: list[Process], ranks: list[Rank]) -> Iterator[Sample]:
         """Yield what ranks and strangers use, and note the ranks."""
@@ -218,11 +223,13 @@ class Gpu:
 
     def _states(self, gpu: tuple[str, str], reading: Reading, ranks: list[Rank], seconds: float) -> Iterator[Sample]:
         """Add the time since the last look to what it was; a gap of minutes (a suspended machine) was nothing."""
-        totals = self._seconds.setdefault(reading.uuid, dict.fromkeys(STATES, 0.0))
-        if 0 < seconds < 10 * self.interval + self.deadline:
-            figures = Figures.of({(name, label): value for name, label, value in reading.values})
-            parts: dict[State, float] | None = {"dead": 1.0} if reading.lost else split(figures, ranks)
-            for state, part in (parts or {}).items():
+        figures = Figures.of({(name, label): value for name, label, value in reading.values})
+        parts: dict[State, float] | None = {"dead": 1.0} if reading.lost else split(figures, ranks)
+        if parts is None and gpu not in self._seconds:
+            return  # a card that does not tell what it does, as in MIG mode, is in no state
+        totals = self._seconds.setdefault(gpu, dict.fromkeys(STATES, 0.0))
+        if parts is not None and 0 < seconds < 10 * self.interval + self.deadline:
+            for state, part in parts.items():
                 totals[state] += part * seconds
         for state in STATES:
             yield Sample(STATE_SECONDS, totals[state], (*gpu, state))
@@ -233,3 +240,14 @@ class Gpu:
             self._nvml.close()
         if self._log is not None:
             self._log.close()
+
+
+def _ranks(node: Node) -> dict[str, list[Rank]]:
+    """Return the ranks that run, by the uuid of the GPU that they are on as far as that was known at the last look."""
+    devices = Devices(node)
+    found: dict[str, list[Rank]] = {}
+    for _, rank in node.ranks():
+        device = devices.of(rank) if rank.goodbye is None else None
+        if device is not None:
+            found.setdefault(devices.board(device), []).append(rank)
+    return found
