@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rankscope.sdk import _delivery, _stream
+from rankscope.sdk import _delivery, _spool, _stream
 from rankscope.sdk._batch import Batches
 from rankscope.sdk._cost import Cost
 from rankscope.sdk._delivery import complete
@@ -157,6 +157,32 @@ def test_when_rank_and_sender_are_killed_the_next_rank_delivers(
     assert whole(first, len(first.rows))
     assert first.gaps == first.repeated == 0
     other.kill()
+
+
+def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_nothing_of_theirs(
+    agent: Agent, script: Script, spool: Path
+) -> None:
+    kill = "from rankscope.sdk import _runtime\n    os.kill(_runtime.running.helper.pid, 9)\n    os._exit(9)"
+    for _ in range(3):
+        script(LOGS.replace("COUNT", "1") + f"    import os\n    {kill}", RANKSCOPE_AGENT=f"unix:{spool}/nobody").wait(
+            20
+        )
+    assert len(list(_spool.journals(spool))) == 3
+    process = script(LOGS.replace("COUNT", "1") + "    sys.stdin.readline()")
+    wait_for(lambda: len(agent.sessions) == 4 and len(list(_spool.journals(spool))) == 1)
+    (own,) = _spool.journals(spool)
+    (sender,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    probe = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    for name in (_spool.WRITER, _spool.SENDER):
+        done = subprocess.run([sys.executable, "-c", probe, own / name], capture_output=True, check=False)
+        assert b"BlockingIOError" in done.stderr, name
+
+    def others() -> list[str]:
+        files = (os.readlink(file) for file in Path(f"/proc/{sender}/fd").iterdir())
+        return [file for file in files if str(spool) in file and str(own) not in file]
+
+    wait_for(lambda: not others())
+    process.communicate("\n", timeout=20)
 
 
 def test_points_wait_for_an_agent_that_comes_later(short: Path, script: Script, spool: Path) -> None:

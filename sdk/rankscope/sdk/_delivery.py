@@ -123,12 +123,12 @@ class Dead:
             hello, fields = read_hello(self.folder)
             if owner_lives(fields):
                 return False
-            reader, glance = Reader(self.folder), Glance(self.folder)
-            delivery = self._delivery = Delivery(self.address, self.token, hello, reader, glance, self._stop)
-            said = last_word(delivery, self.folder)
-            done = await delivery.run()
-            if done and not said:
-                done = last_word(delivery, self.folder) and await delivery.run()
+            with contextlib.closing(Reader(self.folder)) as reader, contextlib.closing(Glance(self.folder)) as glance:
+                delivery = self._delivery = Delivery(self.address, self.token, hello, reader, glance, self._stop)
+                said = last_word(delivery, self.folder)
+                done = await delivery.run()
+                if done and not said:
+                    done = last_word(delivery, self.folder) and await delivery.run()
             if not done:
                 return False
             remove(self.folder)
@@ -155,11 +155,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def deliver_left_behind(folder: Path, address: str, token: str, stop: Callable[[], bool]) -> None:
-    """Deliver the journals in a spool whose owner and sender are both gone, one after the other."""
-    for journal in spool.journals(folder):
+async def deliver_left_behind(own: Path, address: str, token: str, stop: Callable[[], bool]) -> None:
+    """Deliver the journals beside one's own whose owner and sender are both gone, one after the other."""
+    for journal in spool.journals(own.parent):
         if stop():
             return
+        if journal == own:  # a second look at a lock that this process holds would give it up
+            continue
         with contextlib.suppress(OSError, ValueError):
             await Dead(journal, address, token, stop).run()
         await asyncio.sleep(0)

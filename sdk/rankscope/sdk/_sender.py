@@ -110,9 +110,7 @@ class Sender:
             if self.talks:
                 say(f"run {welcome.run}" + (f" · {welcome.url}" if welcome.url else ""))
             stop = lambda: bool(self.ended_at)  # noqa: E731
-            self._others = asyncio.ensure_future(
-                deliver_left_behind(self.folder.parent, self.address, self.token, stop)
-            )
+            self._others = asyncio.ensure_future(deliver_left_behind(self.folder, self.address, self.token, stop))
 
     def _refused(self, why: str) -> None:
         if why not in self._told and len(self._told) < 10:
