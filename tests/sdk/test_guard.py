@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import subprocess
 import sys
+import threading
+import time
 import typing
 from pathlib import Path
 from typing import Any
@@ -180,3 +183,42 @@ def test_the_signatures_are_those_of_the_contract() -> None:
         True,
     )
     assert typing.get_type_hints(sdk.expect) == {"seconds": float, "return": type(None)}
+
+
+def test_a_log_handler_that_logs_through_the_sdk_cannot_stand_in_the_way_of_a_warning() -> None:
+    """One thread holds the handler's lock and wants the session's; the other one, with the session's, has to warn."""
+    inside = threading.Event()
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "training":
+                inside.set()
+                time.sleep(0.2)  # until the other one is under way: it must not matter what it does meanwhile
+            sdk.text("log", record.getMessage())
+
+    handler = Forward()
+    logging.getLogger().addHandler(handler)
+    try:
+        with capture() as sent:
+            other = threading.Thread(target=logging.getLogger("training").warning, args=("hello",), daemon=True)
+            other.start()
+            assert inside.wait(10)
+            warns = threading.Thread(target=sdk.log, args=({"x" * 300: 1.0},), daemon=True)
+            warns.start()
+            for thread in (warns, other):
+                thread.join(10)
+                assert not thread.is_alive()
+            sdk.log(loss=1.0)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "hello" in sent.texts("log")
+    assert any("a name has 1 to 256 characters" in text for text in sent.texts("log"))
+
+
+def test_ever_new_kinds_of_failures_do_not_grow_without_bound() -> None:
+    with capture() as sent:
+        for number in range(5000):
+            sdk.log({f"sample_{number}": "text"})
+        assert len(_guard.failures) < 2000
+    assert sum(sent.warnings.values()) == 5000
+    assert sent.dropped == {"not_a_number": 5000}

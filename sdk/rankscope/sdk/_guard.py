@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -18,8 +18,17 @@ R = TypeVar("R")
 log = logging.getLogger("rankscope")
 failures: Counter[str] = Counter()
 _said: set[str] = set()
+_unsaid: deque[str] = deque()
 _lock = threading.RLock()
 _MAX_SAID = 1000
+
+
+def _not_held() -> bool:
+    return False
+
+
+held: Callable[[], bool] = _not_held
+"""True on a thread that holds the session's lock."""
 
 
 def set_level(level: str) -> None:
@@ -31,12 +40,26 @@ def set_level(level: str) -> None:
 def warn(kind: str, message: str) -> None:
     """Say something once for each kind, on stderr unless the user's logging sends it elsewhere."""
     with _lock:
+        if kind not in _said and len(_said) >= _MAX_SAID:
+            failures["more"] += 1
+            return
         failures[kind] += 1
-        if kind in _said or len(_said) >= _MAX_SAID:
+        if kind in _said:
             return
         _said.add(kind)
+        _unsaid.append(message)
+    say()
+
+
+def say() -> None:
+    """Say what is to be said, unless this thread holds the session's lock: then whoever lets go of it does.
+
+    A handler of the user's logging has a lock, too, and may log through the SDK under it: with both locks held, each
+    by another thread, the training would stand still.
+    """
     try:
-        log.warning("%s", message)
+        while _unsaid and not held():
+            log.warning("%s", _unsaid.popleft())
     except Exception:  # noqa: BLE001 (a broken log handler of the user's is not ours to report)
         return
 
@@ -59,6 +82,7 @@ def forget() -> None:
     """Warn again from here on: a new session, or a test."""
     with _lock:
         _said.clear()
+        _unsaid.clear()
         failures.clear()
 
 

@@ -96,28 +96,29 @@ class RowWriter:
             else:
                 number = step if type(step) is int and -_INT64 <= step < _INT64 else self._step(step)
             end = journal.offset + size
-            if end > journal.limit:
-                self._slow(now, layout, number, cast("Iterable[float]", cells))
-                self.step = number
-                if spent:
-                    phases.spent = {}
+            if end <= journal.limit:
+                sequence = journal.sequence
+                self._busy = True
+                try:
+                    pack_into(journal.buffer, journal.offset, size, shape, number, now, *cells, MARK)
+                    journal.offset = end
+                    journal.sequence = sequence + 1
+                    self.step = number
+                    if spent:
+                        phases.spent = {}
+                except BaseException:
+                    journal.repair(end, sequence)
+                    raise
+                finally:
+                    self._busy = False
+                if self._deferred:
+                    self._catch_up()
                 return
-            sequence = journal.sequence
-            self._busy = True
-            try:
-                pack_into(journal.buffer, journal.offset, size, shape, number, now, *cells, MARK)
-                journal.offset = end
-                journal.sequence = sequence + 1
-                self.step = number
-                if spent:
-                    phases.spent = {}
-            except BaseException:
-                journal.repair(end, sequence)
-                raise
-            finally:
-                self._busy = False
-            if self._deferred:
-                self._catch_up()
+            self._slow(now, layout, number, cast("Iterable[float]", cells))
+            self.step = number
+            if spent:
+                phases.spent = {}
+        guard.say()
 
     def _refuse(self, reason: str, name: str, message: str) -> None:
         """Count a value that is left out, and say so once for each name."""
@@ -139,6 +140,7 @@ class RowWriter:
             if values or spent:
                 self._table(now, number, values, spent)
             self.step = number
+        guard.say()
 
     def _table(
         self, now: int, step: int, values: Mapping[str, float], spent: Mapping[str, float] | None, late: bool = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, monotonic_ns
+from typing import cast
 
 from rankscope.sdk import _guard as guard
 from rankscope.sdk._columns import MAX_NAME
@@ -28,6 +29,7 @@ class Session(RowWriter):
     def __init__(self, journal: Journal, live: Live) -> None:
         super().__init__(journal, live)
         self._media = 0
+        guard.held = cast("Callable[[], bool]", getattr(self._lock, "_is_owned"))  # noqa: B009 (as Condition asks it)
 
     def phase(self, name: str) -> Phase:
         phase = self.phase_objects.get(name)
@@ -56,6 +58,7 @@ class Session(RowWriter):
                 self.hurry()
             if self._deferred:
                 self._catch_up()
+        guard.say()
 
     def media(
         self,
@@ -83,6 +86,7 @@ class Session(RowWriter):
                 return
             at = max(0, self.step) if step is None else self._step(step)
             self._table(monotonic_ns() if time_ns is None else time_ns, at, values, None, late=True)
+        guard.say()
 
     def knows(self, name: str) -> bool:
         """True when a scalar of this name came in a row of its own step, as the user's do."""
@@ -106,6 +110,7 @@ class Session(RowWriter):
             self.journal.close()
             self.live.close()
             self.phases.page = self.live.page
+        guard.say()
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
