@@ -315,3 +315,45 @@ def test_a_record_that_is_written_while_it_is_read_is_read_again(
     assert not looks
     assert [(one.steps, one.values) for one in found if isinstance(one, _records.Rows)] == [([1, 2], [1.0, 2.0])]
     journal.close()
+
+
+def test_the_last_record_is_known_where_a_new_segment_was_begun_and_never_written(tmp_path: Path) -> None:
+    """As a full disk leaves it, or a kill at that moment."""
+    event = _records.event("text", 3, 5, {"tag": "a", "value": "b"})
+    (tmp_path / _spool.segment_name(1)).write_bytes(_records.SEGMENT.pack(_records.MAGIC, 1, 0) + event * 10)
+    (tmp_path / _spool.segment_name(11)).write_bytes(_records.SEGMENT.pack(_records.MAGIC, 11, 0))
+    assert survey(tmp_path) == (10, False, 5)
+
+
+@pytest.mark.parametrize("head", [b"", bytes(64), _records.SEGMENT.pack(_records.MAGIC, 0, 0)])
+def test_a_segment_whose_head_was_lost_is_passed_over(tmp_path: Path, head: bytes) -> None:
+    """As a machine that crashed leaves it; a segment that nothing follows may only not have begun yet."""
+    event = _records.event("text", 3, 5, {"tag": "a", "value": "b"})
+    (tmp_path / _spool.segment_name(1)).write_bytes(_records.SEGMENT.pack(_records.MAGIC, 1, 0) + event * 2)
+    (tmp_path / _spool.segment_name(3)).write_bytes(head)
+    reader = Reader(tmp_path)
+    assert reader.read(10, 1 << 20)[0] == 1
+    assert reader.read(10, 1 << 20) == (3, [])
+    (tmp_path / _spool.segment_name(5)).write_bytes(_records.SEGMENT.pack(_records.MAGIC, 5, 0) + event)
+    first, found = reader.read(10, 1 << 20)
+    assert (first, len(found)) == (5, 1)
+
+
+def test_a_disk_that_fails_under_the_page_beside_the_records_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def network(_path: Path) -> str:
+        return "nfs4"
+
+    monkeypatch.setattr(_spool, "file_system", network)
+    with capture() as sent:
+        assert _runtime.running is not None
+        full = os.open("/dev/full", os.O_RDWR)
+        live = _runtime.running.begun.session.live
+        os.dup2(full, live._file)  # pyright: ignore[reportPrivateUsage]
+        os.close(full)
+        for number in range(10):
+            sdk.log(loss=float(number))
+        sdk.log(loss="no number")
+        assert [step for step, _ in sent.scalar("loss")] == list(range(10))
+        assert sum(sent.warnings.values()) == 0

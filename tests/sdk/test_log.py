@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import torch
 
 from rankscope import sdk
-from rankscope.sdk import _session
+from rankscope.sdk import _session, _spool
+from rankscope.sdk._records import Shape
 from rankscope.sdk.testing import capture
 
 
@@ -241,7 +243,39 @@ def test_a_signal_handler_that_logs_interrupts_nothing() -> None:
     assert fired > 10
 
 
-def test_an_interrupt_in_the_middle_of_log_loses_nothing_that_returned() -> None:
+def test_a_signal_handler_that_logs_new_names_while_others_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name keeps its own values, also when the handler runs between the number of a layout and its use."""
+    line = Shape.line
+
+    def interrupted(shape: Shape) -> bytes:
+        signal.raise_signal(signal.SIGALRM)
+        return line(shape)
+
+    def handler(_number: int, _frame: object) -> None:
+        monkeypatch.undo()
+        sdk.log(preempted=7.0)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with capture() as sent:
+            monkeypatch.setattr(Shape, "line", interrupted)
+            sdk.log(loss=1.0)
+            sdk.log(loss=2.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [value for _, value in sent.scalar("loss")] == [1.0, 2.0]
+    assert [value for _, value in sent.scalar("preempted")] == [7.0]
+
+
+@pytest.mark.parametrize("disk", ["ext4", "nfs4"])
+def test_an_interrupt_in_the_middle_of_log_loses_nothing_that_returned(
+    disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kind(_path: Path) -> str:
+        return disk
+
+    monkeypatch.setattr(_spool, "file_system", kind)
+
     class Interrupt(BaseException):
         pass
 
@@ -252,15 +286,17 @@ def test_an_interrupt_in_the_middle_of_log_loses_nothing_that_returned() -> None
     returned: list[float] = []
     begun = 0.0
     with capture() as sent:
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        while begun < 40_000:
-            with contextlib.suppress(Interrupt):
-                while begun < 40_000:
-                    begun += 1.0
-                    sdk.log(loss=begun)
-                    returned.append(begun)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            while begun < 40_000:
+                with contextlib.suppress(Interrupt):
+                    while begun < 40_000:
+                        begun += 1.0
+                        sdk.log(loss=begun)
+                        returned.append(begun)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
     values = [value for _, value in sent.scalar("loss")]
     assert len(set(values)) == len(values)
     assert not set(returned) - set(values)

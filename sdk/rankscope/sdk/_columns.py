@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -31,6 +32,7 @@ class Columns:
         self._names: set[Column] = set()
         self._logged: set[str] = set()
         self._cells = 0
+        self._numbers = itertools.count()  # drawn at once: a signal handler that logs may lay out a row meanwhile
 
     def rows(self, values: Mapping[str, float], spent: Mapping[str, float] | None, late: bool = False) -> Iterable[Row]:
         """Return layout and cells of the row that holds the values and phases of a step.
@@ -79,7 +81,7 @@ class Columns:
         layout = self._layouts.get((late, columns))
         if layout is None:
             packer = records.row_struct(len(columns))
-            number = len(self._layouts)
+            number = next(self._numbers)
             try:
                 self._journal.shape(Shape(number, columns, late))
             except OSError as error:

@@ -68,6 +68,8 @@ class Journal:
 
     def shape(self, shape: records.Shape) -> None:
         """Write down what the columns of a row are, before the first such row. Raises OSError."""
+        if self.closed:
+            return
         if self._shapes < 0:
             path = self.folder / spool.SHAPES
             self._shapes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -251,6 +253,13 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._warn("disk_full", f"points are dropped: cannot write to {self.folder}: {error.strerror or error}")
+        except BaseException:  # Ctrl-C: what is there as a whole counts, and nothing is written behind a part
+            if os.fstat(self._file).st_size == self.offset + size:
+                self.offset += size
+                self.sequence += 1
+            else:
+                self.offset = records.SEGMENT_BYTES
+            raise
         self.offset = records.SEGMENT_BYTES  # whatever came of it, go on in a new segment
         self._drop(points)
         return False

@@ -109,13 +109,17 @@ class Live:
         return float(_RATES.unpack_from(self._read(), _RATES_AT)[RATES.index(what)])
 
     def save(self) -> None:
-        """Write the page where it is not mapped, all but what the sender writes."""
+        """Write the page where it is not mapped, all but what the sender writes; a full disk is no reason to stop."""
         if self._file >= 0:
-            os.pwrite(self._file, self.page[:_ACKED_AT], 0)
-            os.pwrite(self._file, self.page[_SAMPLES_AT:], _SAMPLES_AT)
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, self.page[:_ACKED_AT], 0)
+                os.pwrite(self._file, self.page[_SAMPLES_AT:], _SAMPLES_AT)
 
     def _read(self) -> bytes | mmap.mmap | bytearray:
-        return os.pread(self._file, SIZE, 0).ljust(SIZE, b"\0") if self._file >= 0 else self.page
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                return os.pread(self._file, SIZE, 0).ljust(SIZE, b"\0")
+        return self.page
 
     def close(self) -> None:
         """Let go of the page; who still writes to it (a phase that is open) does so into nothing."""

@@ -7,7 +7,9 @@ import itertools
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
@@ -104,10 +106,14 @@ class Reader:
         if not found:
             return False
         index = max((i for i, (first, _) in enumerate(found) if first <= self.next), default=0)
-        if not self._enter(*found[index]):
+        if not self._enter_one(found[index:]):
             return False
         self._skip()
         return True
+
+    def _enter_one(self, found: Sequence[tuple[int, Path]]) -> bool:
+        """Open the first of some segments that can be read: one that another follows is broken, not yet to be begun."""
+        return any(self._enter(first, path) for first, path in found)
 
     def _enter(self, first: int, path: Path) -> bool:
         try:
@@ -118,12 +124,15 @@ class Reader:
         if len(head) < records.SEGMENT.size or not head.startswith(records.MAGIC):
             os.close(file)  # not begun yet
             return False
+        _, begins, offset = cast("tuple[bytes, int, int]", records.SEGMENT.unpack(head))
+        if begins != first:
+            os.close(file)  # half of its head is there
+            return False
         self._close()
-        begins: int
-        _, begins, self.clock_offset = records.SEGMENT.unpack(head)
+        self.clock_offset = offset
         self._file, self._first = file, begins
         self._offset = records.SEGMENT.size
-        return first == begins
+        return True
 
     def _skip(self) -> None:
         """Pass over the records of this segment that come before `next`."""
@@ -174,7 +183,7 @@ class Reader:
             return False
         if records.whole(self._buffer(), 0):
             return True  # written between the two looks
-        if not self._enter(*later[0]):
+        if not self._enter_one(later):
             return False
         self._skip()
         return True
@@ -207,11 +216,12 @@ def survey(folder: Path) -> tuple[int, bool, int]:
         data = path.read_bytes()
         if not data.startswith(records.MAGIC):
             continue
-        last = max(last, first - 1)
+        at = first - 1
         for _, found in records.records(data[records.SEGMENT.size :]):
-            last += len(found)
+            at += len(found)
             said = isinstance(found, records.Event) and found.kind == "goodbye"
             time_ns = found.time if isinstance(found, records.Event) else found.times[-1]
-        if time_ns:
+        last = max(last, at)
+        if at >= first:
             break
     return last, said, time_ns
