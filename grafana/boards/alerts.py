@@ -3,76 +3,63 @@
 from __future__ import annotations
 
 from boards.board import HOSTNAME, JOB, Board
-from boards.panel import Column, Panel, Query, Row
+from boards.panel import Column, Query, Row
 from boards.selectors import BAD, CALM, GOOD, TO_NODE, TO_RUN, WARN
 from boards.selectors import JOB as J
 from boards.selectors import NODE as N
+from boards.shapes import amounts, counts, states, table
 
 FIRED = Row(
     "What fired",
     [
-        Panel(
+        table(
             "Alerts that fire",
             "One line an alert. Causes and remedies stand in the notification and on the agent's page.",
-            [Query(f"max by (alert, severity, run, hostname, rank, gpu) (rankscope_alert_active{{{N}}}) == 1")],
-            "table",
+            Query(f"max by (alert, severity, run, hostname, rank, gpu) (rankscope_alert_active{{{N}}}) == 1"),
             width=12,
             empty="No alert fires",
             columns=(Column("run", link=TO_RUN), Column("hostname", link=TO_NODE)),
             hidden=("Value",),
         ),
-        Panel(
+        counts(
             "Fired in this time",
             "How often each alert began to fire. One that comes and goes needs a longer `for`.",
-            [Query(f"sort_desc(sum by (alert) (increase(rankscope_alerts_total{{{N}}}[$__range])) > 0)", "{{alert}}")],
-            "bars",
-            width=6,
-            minimum=0,
-            decimals=0,
+            Query(f"sort_desc(sum by (alert) (increase(rankscope_alerts_total{{{N}}}[$__range])) > 0)", "{{alert}}"),
             steps=((None, GOOD), (1, WARN), (10, BAD)),
             empty="No alert fired in this time",
         ),
-        Panel(
+        counts(
             "Notifications",
             "What became of them: ok, failed (the receiver refuses), dropped (nobody could be reached for long).",
-            [
-                Query(
-                    f"sum by (receiver, outcome) (increase(rankscope_notifications_total{{{N}}}[$__range]))",
-                    "{{receiver}} {{outcome}}",
-                )
-            ],
-            "bars",
-            width=6,
-            minimum=0,
-            decimals=0,
+            Query(
+                f"sum by (receiver, outcome) (increase(rankscope_notifications_total{{{N}}}[$__range]))",
+                "{{receiver}} {{outcome}}",
+            ),
             steps=((None, CALM),),
             empty="No notifier is configured",
         ),
-        Panel(
+        states(
             "When alerts fired",
             "Red while firing, yellow while the condition is being watched.",
-            [Query(f"max by (alert, run) (rankscope_alert_active{{{N}}})", "{{alert}} {{run}}")],
-            "timeline",
-            "none",
+            Query(f"max by (alert, run) (rankscope_alert_active{{{N}}})", "{{alert}} {{run}}"),
+            ("watching", WARN),
+            ("firing", BAD),
+            unit="none",
             width=12,
-            steps=((None, WARN), (1, BAD)),
-            words=((0, "watching", WARN), (1, "firing", BAD)),
             empty="No alert in this time",
         ),
-        Panel(
+        amounts(
             "What the rules say",
             "Verdicts by state. `incomplete`: the rule lacks what it needs to tell, which is not the same as healthy.",
-            [Query(f"sum by (state) (rankscope_rule_state{{{N}}})", "{{state}}")],
+            Query(f"sum by (state) (rankscope_rule_state{{{N}}})", "{{state}}"),
             width=6,
-            minimum=0,
             stacked=True,
             empty="No run to judge",
         ),
-        Panel(
+        table(
             "Rules that cannot tell",
             "They lack what they need: often a value that the training does not log.",
-            [Query(f'count by (rule, run) (rankscope_rule_state{{{N},state="incomplete"}})')],
-            "table",
+            Query(f'count by (rule, run) (rankscope_rule_state{{{N},state="incomplete"}})'),
             width=6,
             empty="Every rule can tell",
             hidden=("Value",),
@@ -84,100 +71,83 @@ FIRED = Row(
 AGENTS = Row(
     "Health of the agents",
     [
-        Panel(
+        states(
             "Agents that answer",
             "From Prometheus' point of view.",
-            [Query(f"up{{{J}}}", "{{job}} {{instance}}")],
-            "timeline",
-            "none",
+            Query(f"up{{{J}}}", "{{job}} {{instance}}"),
+            ("does not answer", BAD),
+            ("answers", GOOD),
+            unit="none",
             width=8,
-            steps=((None, BAD), (1, GOOD)),
-            words=((0, "does not answer", BAD), (1, "answers", GOOD)),
         ),
-        Panel(
+        states(
             "Samplers that see",
             "Red: the sampler fails, and what it would tell is missing, not zero.",
-            [Query(f"min by (hostname, sampler) (rankscope_sampler_up{{{N}}})", "{{hostname}} {{sampler}}")],
-            "timeline",
-            "none",
+            Query(f"min by (hostname, sampler) (rankscope_sampler_up{{{N}}})", "{{hostname}} {{sampler}}"),
+            ("blind", BAD),
+            ("sees", GOOD),
+            unit="none",
             width=8,
-            steps=((None, BAD), (1, GOOD)),
-            words=((0, "blind", BAD), (1, "sees", GOOD)),
         ),
-        Panel(
+        amounts(
             "Duration of samples",
             "How long one collection takes.",
-            [Query(f"topk(16, rankscope_sampler_duration_seconds{{{N}}})", "{{hostname}} {{sampler}}")],
+            Query(f"topk(16, rankscope_sampler_duration_seconds{{{N}}})", "{{hostname}} {{sampler}}"),
             unit="s",
             width=8,
-            minimum=0,
         ),
-        Panel(
+        amounts(
             "CPU of the agents",
             "Processors in use by the agent.",
-            [Query(f"topk(16, rate(rankscope_agent_cpu_seconds_total{{{N}}}[$__rate_interval]))", "{{hostname}}")],
+            Query(f"topk(16, rate(rankscope_agent_cpu_seconds_total{{{N}}}[$__rate_interval]))", "{{hostname}}"),
             width=6,
-            minimum=0,
             unit="percentunit",
         ),
-        Panel(
+        amounts(
             "Memory of the agents",
             "Resident memory.",
-            [Query(f"topk(16, rankscope_agent_resident_memory_bytes{{{N}}})", "{{hostname}}")],
+            Query(f"topk(16, rankscope_agent_resident_memory_bytes{{{N}}})", "{{hostname}}"),
             width=6,
-            minimum=0,
             unit="bytes",
         ),
-        Panel(
+        amounts(
             "Series",
             "Series on an agent's page; the budget is 20,000.",
-            [Query(f"topk(16, rankscope_agent_series{{{N}}})", "{{hostname}}")],
+            Query(f"topk(16, rankscope_agent_series{{{N}}})", "{{hostname}}"),
             width=6,
-            minimum=0,
             steps=((None, "text"), (20000, BAD)),
         ),
-        Panel(
+        counts(
             "Dropped by agents",
             "What agents had to refuse, by reason: anything but zero is worth a look.",
-            [Query(f"sum by (reason) (increase(rankscope_agent_dropped_total{{{N}}}[$__range]))", "{{reason}}")],
-            "bars",
-            width=6,
-            minimum=0,
-            decimals=0,
+            Query(f"sum by (reason) (increase(rankscope_agent_dropped_total{{{N}}}[$__range]))", "{{reason}}"),
             steps=((None, GOOD), (1, BAD)),
         ),
-        Panel(
+        table(
             "Versions",
             "What runs where.",
-            [
-                Query(
-                    f"max by (hostname, version, python_version, driver_version, cuda_version) (rankscope_agent_build_info{{{N}}})"
-                )
-            ],
-            "table",
+            Query(
+                f"max by (hostname, version, python_version, driver_version, cuda_version) (rankscope_agent_build_info{{{N}}})"
+            ),
             width=12,
             columns=(Column("hostname", link=TO_NODE),),
             hidden=("Value",),
         ),
-        Panel(
+        amounts(
             "Duration of scrapes",
             "How long Prometheus waits for an agent's page.",
-            [Query(f"topk(16, scrape_duration_seconds{{{J}}})", "{{job}} {{instance}}")],
+            Query(f"topk(16, scrape_duration_seconds{{{J}}})", "{{job}} {{instance}}"),
             unit="s",
             width=6,
-            minimum=0,
         ),
-        Panel(
+        amounts(
             "Failed collections",
             "Collections of samplers that failed.",
-            [
-                Query(
-                    f"sum by (hostname, sampler) (increase(rankscope_sampler_errors_total{{{N}}}[$__rate_interval])) > 0",
-                    "{{hostname}} {{sampler}}",
-                )
-            ],
+            Query(
+                f"sum by (hostname, sampler) (increase(rankscope_sampler_errors_total{{{N}}}[$__rate_interval])) > 0",
+                "{{hostname}} {{sampler}}",
+            ),
             width=6,
-            minimum=0,
             bars=True,
             empty="No collection failed",
         ),
@@ -187,69 +157,54 @@ AGENTS = Row(
 SDK = Row(
     "The SDK in the trainings",
     [
-        Panel(
+        amounts(
             "Cost of log()",
             "What one log() costs the training thread.",
-            [Query(f"max by (run, quantile) (rankscope_sdk_log_seconds{{{N}}})", "{{run}} quantile {{quantile}}")],
+            Query(f"max by (run, quantile) (rankscope_sdk_log_seconds{{{N}}})", "{{run}} quantile {{quantile}}"),
             unit="s",
             width=6,
-            minimum=0,
             empty="No rank has reported",
         ),
-        Panel(
+        amounts(
             "Share of the step",
             "The SDK's time over the time of the steps.",
-            [Query(f"max by (run) (rankscope_sdk_overhead_ratio{{{N}}})", "{{run}}")],
+            Query(f"max by (run) (rankscope_sdk_overhead_ratio{{{N}}})", "{{run}}"),
             unit="percentunit",
             width=6,
-            minimum=0,
             empty="No rank has reported",
         ),
-        Panel(
+        counts(
             "Points lost",
             "Points that the SDK had to drop, by reason.",
-            [
-                Query(
-                    f"sum by (run, reason) (increase(rankscope_sdk_dropped_points_total{{{N}}}[$__range]))",
-                    "{{run}} {{reason}}",
-                )
-            ],
-            "bars",
-            width=6,
-            minimum=0,
-            decimals=0,
+            Query(
+                f"sum by (run, reason) (increase(rankscope_sdk_dropped_points_total{{{N}}}[$__range]))",
+                "{{run}} {{reason}}",
+            ),
             steps=((None, GOOD), (1, BAD)),
             empty="Nothing was lost",
         ),
-        Panel(
+        amounts(
             "Points that wait",
             "Bytes on ranks' disks that agents have not taken.",
-            [Query(f"sum by (run) (rankscope_sdk_journal_bytes{{{N}}})", "{{run}}")],
+            Query(f"sum by (run) (rankscope_sdk_journal_bytes{{{N}}})", "{{run}}"),
             unit="bytes",
             width=6,
-            minimum=0,
             empty="No rank has reported",
         ),
-        Panel(
+        amounts(
             "Points taken",
             "Points a second that agents take.",
-            [
-                Query(
-                    f"sum by (hostname) (rate(rankscope_ingest_points_total{{{N}}}[$__rate_interval]))", "{{hostname}}"
-                )
-            ],
+            Query(f"sum by (hostname) (rate(rankscope_ingest_points_total{{{N}}}[$__rate_interval]))", "{{hostname}}"),
             unit="ops",
             width=12,
-            minimum=0,
             empty="No run yet",
         ),
-        Panel(
+        amounts(
             "Lag",
             "From log() to the agent's state.",
-            [Query(f"max by (run) (rankscope_ingest_lag_seconds{{{N}}})", "{{run}}")],
+            Query(f"max by (run) (rankscope_ingest_lag_seconds{{{N}}})", "{{run}}"),
             unit="s",
             width=12,
-            minimum=0,
             empty="No run yet",
         ),
     ],

@@ -176,13 +176,7 @@ def _timeseries(built: timeseries.Panel, panel: Panel) -> None:
     built.tooltip(
         common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI).sort(common_model.SortOrder.DESCENDING)
     )
-    built.legend(
-        common.VizLegendOptions()
-        .show_legend(True)
-        .display_mode(common_model.LegendDisplayMode.LIST)
-        .placement(common_model.LegendPlacement.BOTTOM)
-        .calcs([])
-    )
+    built.legend(_legend())
     built.line_width(1.5 if not panel.stacked else 1).fill_opacity(35 if panel.stacked else 0)
     built.show_points(common_model.VisibilityMode.NEVER).span_nulls(60_000)
     built.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
@@ -217,13 +211,7 @@ def _bars(built: bargauge.Panel, panel: Panel) -> None:
 def _timeline(built: statetimeline.Panel, panel: Panel) -> None:
     built.row_height(0.85).show_value(common_model.VisibilityMode.NEVER).merge_values(True).fill_opacity(80)
     built.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
-    built.legend(
-        common.VizLegendOptions()
-        .show_legend(True)
-        .display_mode(common_model.LegendDisplayMode.LIST)
-        .placement(common_model.LegendPlacement.BOTTOM)
-        .calcs([])
-    )
+    built.legend(_legend())
 
 
 def _heatmap(built: heatmap.Panel, panel: Panel) -> None:
@@ -264,6 +252,16 @@ def column_properties(column: Column) -> list[model.DynamicConfigValue]:
     if column.link:
         found.append(model.DynamicConfigValue("links", [{"title": "Open", "url": column.link}]))
     return found
+
+
+def _legend() -> common.VizLegendOptions:
+    return (
+        common.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(common_model.LegendDisplayMode.LIST)
+        .placement(common_model.LegendPlacement.BOTTOM)
+        .calcs([])
+    )
 
 
 def _named(panel: Panel) -> bool:

@@ -1,0 +1,21 @@
+"""Questions that many panels ask, each said once."""
+
+from __future__ import annotations
+
+from boards.panel import Query
+from boards.selectors import NODE, RUN
+
+
+def of_run(how: str, metric: str, word: str = "") -> Query:
+    """Return a metric of each run, its ranks taken together by `how`."""
+    return Query(f"{how} by (run) ({metric}{{{RUN}}})", "{{run}}" + word)
+
+
+def on_nodes(metric: str, more: str = "") -> str:
+    """Return a metric on the nodes that are chosen."""
+    return f"{metric}{{{NODE}{more}}}"
+
+
+def rate_on_nodes(metric: str, more: str = "") -> str:
+    """Return what a counter on the nodes that are chosen grows by in a second."""
+    return f"rate({on_nodes(metric, more)}[$__rate_interval])"
