@@ -29,7 +29,7 @@ def bar(ratio: float | None, width: int, style: str) -> Text:
     full = int(filled)
     part = EIGHTHS[round((filled - full) * 8)].strip()
     drawn = "█" * full + part
-    return Text(drawn, style).append("·" * (width - len(drawn)), "bright_black")
+    return Text.assemble((drawn, style), ("·" * (width - len(drawn)), "bright_black"))
 
 
 def curve(values: Sequence[float], width: int, style: str = "cyan") -> Text:

@@ -80,13 +80,13 @@ def _trouble(rank: Rank, now: float) -> str:
 
 
 def _state(rank: Rank, alerted: Mapping[int, str], now: float) -> Text:
-    mark = Text("! ", SEVERITIES.get(alerted[rank.number], "")) if rank.number in alerted else Text("  ")
-    return mark.append_text(_words(rank, now))
+    mark = ("! ", SEVERITIES.get(alerted[rank.number], "")) if rank.number in alerted else "  "
+    return Text.assemble(mark, _words(rank, now))
 
 
 def _words(rank: Rank, now: float) -> Text:
     if rank.state == "failed":
-        return Text("failed" if rank.exit in ("", "failed") else rank.exit, "bold red")
+        return Text("failed" if rank.exit in ("", "failed") else f"failed: {rank.exit}", "bold red")
     if rank.state == "silent":
         return Text(f"silent {duration(now - (rank.last_seen or now))}", "red")
     if rank.state == "finished":
