@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from rankscope.agent.model import Finding
+from rankscope.agent.model import Finding, Incomplete, Verdict
 from rankscope.agent.reports.recorded import check_rule, fired_by, rows_of
+from rankscope.agent.reports.rows import Row
 from rankscope.agent.rules.loss_nan import LossNaN
+from rankscope.agent.runs.state import Node, Run
 
 
 def falling(n: int) -> list[float | None]:
@@ -104,3 +106,26 @@ def test_one_rank_of_several_has_a_bad_batch() -> None:
     (found,) = [f.finding for f in fired_by(LossNaN(), rows).told]
     assert (found.rank, found.step) == (2, 15)
     assert any(c.cause == "a bad batch" and "only rank 2" in c.evidence for c in found.causes)
+
+
+def test_a_rank_whose_loss_comes_later_is_compared_all_the_same() -> None:
+    seen: list[tuple[Finding, ...]] = []
+
+    class Watched(LossNaN):
+        def check(self, node: Node, run: Run | None, now: float) -> Verdict:
+            verdict = super().check(node, run, now)
+            assert not isinstance(verdict, Incomplete)
+            seen.append(verdict)
+            return verdict
+
+    def row(rank: int, step: int, loss: float) -> Row:
+        return (rank, step, 1e9 + 0.1 * step, {"loss": loss}, False)
+
+    rows = [row(rank, step, 2.0 - step) for step in range(2) for rank in (0, 1)]
+    rows += [row(1, 2, math.nan), row(1, 3, 1.0), row(0, 2, 1.0), row(0, 3, 1.0)]  # over before rank 0 was heard
+    fired_by(Watched(), rows, 1)
+    told = [found for verdict in seen for found in verdict]
+    assert {(found.rank, found.step) for found in told} == {(1, 2)}
+    assert "a bad batch" not in causes(told[0])  # nobody knows yet
+    assert told[-1].causes[0].cause == "a bad batch"
+    assert "1 other rank had a finite loss" in told[-1].causes[0].evidence

@@ -139,6 +139,9 @@ class Alert:
             self.ranks = tuple(sorted({*self.ranks, *ranks}))
         if not self.settled:
             self.evidence = self.evidence.earlier(evidence)
+        mine = self.evidence
+        if mine.step is not None and (mine.step, mine.rank) == (evidence.step, evidence.rank):
+            self.evidence = replace(mine, causes=evidence.causes)  # the same finding, by now better understood
         return False
 
     def cleared(self, hold: Span, now: Mark) -> None:

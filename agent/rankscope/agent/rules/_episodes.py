@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rankscope.agent.model import Finding
+from rankscope.agent.model import Cause, Finding
 
 
 @dataclass(slots=True)
@@ -38,6 +38,12 @@ class Episodes:
 
     def begin(self, finding: Finding) -> None:
         self._told.append(Episode(finding))
+
+    def revise(self, causes: tuple[Cause, ...]) -> None:
+        """Replace the causes of the newest episode, where it is still told: more is known of it by now."""
+        if self._told:
+            newest = self._told[-1]
+            newest.finding = replace(newest.finding, causes=causes)
 
     def end(self, now: float) -> None:
         if (current := self.current) is not None:

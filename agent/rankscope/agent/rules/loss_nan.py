@@ -15,6 +15,8 @@ from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
 from rankscope.agent.runs.state import Node, Rank, Run
 
+COMPARE = 1.0  # seconds that a loss which is finite again waits for the other ranks'
+
 
 @dataclass(eq=False)
 class LossNaN:
@@ -51,6 +53,8 @@ class LossNaN:
                 memory.take(self, piece, node, run, rank, now)
             if memory.zeros:
                 memory.unmask(self, node, run, rank, now)
+            if memory.early is not None:
+                memory.compare(node, run, rank)
             return memory.episodes.tell(now)
 
         return each_rank(run.ranks.values(), judge)
@@ -64,6 +68,7 @@ class _Memory:
     finite: int = 0  # finite losses in a row
     zeros: dict[int, float] = field(default_factory=dict[int, float])  # time by step of losses of exactly 0
     blown: dict[int, float] = field(default_factory=dict[int, float])  # gradient norm by step, where not finite
+    early: Finding | None = None  # what was found before every other rank's loss of that step had come
 
     def take_gradients(self, piece: Piece) -> None:
         for at in np.flatnonzero(~np.isfinite(piece.value)):
@@ -105,16 +110,34 @@ class _Memory:
         summary = f"loss is {shown} at step {step}"
         if hidden:
             summary = f"loss is hidden at step {step}: logged as 0 while the gradient norm is {_text(self.blown[step])}"
-        self.episodes.begin(
-            Finding(
-                summary=summary,
-                step=step,
-                time=time,
-                value=value,
-                rank=rank.info.key.rank,
-                causes=not_finite.causes(node, run, rank, step, time, value),
-            )
+        finding = Finding(
+            summary=summary,
+            step=step,
+            time=time,
+            value=value,
+            rank=rank.info.key.rank,
+            causes=not_finite.causes(node, run, rank, step, time, value),
         )
+        self.early = finding if _behind(run, step) else None
+        # Told until the others' losses have come, though a finite loss follows at once: they say whose fault it is.
+        self.episodes.hold = COMPARE if self.early is not None else 0.0
+        self.episodes.begin(finding)
+
+    def compare(self, node: Node, run: Run, rank: Rank) -> None:
+        """Look for the causes again: other ranks' losses of the same step come a moment later."""
+        early = self.early
+        assert early is not None
+        assert early.step is not None
+        assert early.value is not None
+        self.episodes.revise(not_finite.causes(node, run, rank, early.step, early.time, early.value))
+        if not _behind(run, early.step):
+            self.early = None
+
+
+def _behind(run: Run, step: int) -> bool:
+    """Tell whether a rank that logs a loss has not come to `step` yet."""
+    losses = [loss for rank in run.ranks.values() if (loss := rank.role("loss")) is not None and len(loss.step)]
+    return any(loss.step[-1] < step for loss in losses)
 
 
 def _text(value: float) -> str:
