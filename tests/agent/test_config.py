@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rankscope.agent.alerts.render import external_url
 from rankscope.agent.config import Config, ConfigError, load
 from rankscope.agent.model import Span
 
@@ -113,3 +114,13 @@ def test_listening_beyond_this_machine_wants_a_word(tmp_path: Path) -> None:
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, "http: {listen: nowhere}")
     assert line == "rankscope.yaml:1: http: 'nowhere' is no host:port"
+
+
+def test_links_lead_to_the_port_that_the_agent_listens_on(tmp_path: Path) -> None:
+    text = "hostname: node-1\nhttp: {listen: '127.0.0.1:9791'}\n"
+    alerts = read(tmp_path, text).alerts
+    assert external_url(alerts, "node-1") == "http://node-1:9791"
+    alerts = read(tmp_path, text + "alerts: {external_url: 'https://gate/rankscope/'}").alerts
+    assert external_url(alerts, "node-1") == "https://gate/rankscope"
+    (line,) = mistakes(tmp_path, "alerts: {page: x}")
+    assert "alerts.page: unknown" in line

@@ -113,6 +113,7 @@ class _Builder:
             for name, value in (("dir", config.runs.dir), ("hostname", config.hostname)):
                 if getattr(exporter, name, None) == "":
                     setattr(exporter, name, value)
+        config.alerts = config.alerts.at(config.http.url(config.hostname))
         config.rules = self._rules(tree.get("rules"))
         config.notifiers = self._notifiers(tree.get("notifiers"))
         return config

@@ -120,7 +120,7 @@ def _short(text: str) -> str:
 
 
 def external_url(settings: Settings, hostname: str) -> str:
-    return settings.external_url.rstrip("/") or f"http://{hostname}:9780"
+    return settings.external_url.rstrip("/") or settings.page or f"http://{hostname}:9780"
 
 
 def generator_url(alert: Alert, settings: Settings, hostname: str) -> str:

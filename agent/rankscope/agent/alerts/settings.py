@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from rankscope.agent.model import Seconds
 
@@ -34,7 +34,7 @@ class Settings:
     user_alerts: int = 16
     """How many of those with different titles a run may have active; more are refused, and counted."""
     external_url: str = ""
-    """Where people reach this agent's page; empty: `http://<hostname>:9780`."""
+    """Where people reach this agent's page; empty: `http://<hostname>:` and the port that it listens on."""
     runbook: str = "{external_url}/#rule-{alertname}"
     """Where people read what to do about an alert; `{alertname}` and `{external_url}` are filled in."""
     queue: int = 1000
@@ -47,3 +47,11 @@ class Settings:
     """What that doubling ends at, unless the receiver asks for more."""
     send_timeout: Seconds = 30.0
     """How long one delivery may take, whatever the notifier's own timeout says."""
+    page: str = field(default="", init=False)
+    """Where this agent's page is while `external_url` says nothing else; no key of the file."""
+
+    def at(self, page: str) -> Settings:
+        """Return these settings for an agent whose page is at `page`."""
+        here = replace(self)
+        object.__setattr__(here, "page", page)
+        return here

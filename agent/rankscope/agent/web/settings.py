@@ -28,6 +28,12 @@ class Http:
             raise ValueError(f"{self.listen!r} is no host:port")
         return host.strip("[]") or "0.0.0.0", int(port)
 
+    def url(self, hostname: str) -> str:
+        """Return where the page is for whoever can reach `hostname`; empty where the port is not known yet."""
+        port = self.address[1]
+        secure = self.web_config_file and credentials.load(Path(self.web_config_file)).cert_file
+        return f"{'https' if secure else 'http'}://{hostname}:{port}" if port else ""
+
     def __post_init__(self) -> None:
         host, _ = self.address
         if host not in ("127.0.0.1", "::1", "localhost") and not (self.insecure or self.web_config_file):
