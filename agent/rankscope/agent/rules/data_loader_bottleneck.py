@@ -85,7 +85,8 @@ class _Waits(Fold[DataLoaderBottleneck]):
         elif share > rule.threshold:
             here = place.around(step, time)
             summary = (
-                f"waiting for data takes {share:.0%} of a step ({figure(value)} of {figure(whole)} s at step {step})"
+                f"waiting for data takes {share:.0%} of a step in the median of {len(self.shares)} steps "
+                f"({figure(value)} of {figure(whole)} s at step {step})"
             )
             self.episodes.begin(place.finding(summary, step, time, share, (slow.data_loading(here), slow.host(here))))
 
