@@ -68,4 +68,5 @@ def command(config: Path, paths: tuple[Path, ...], as_json: bool) -> None:
     if counts:
         console.print(table)
     silent = sorted({name for name, _ in rules} - counts.keys())
-    console.print(f"{sum(counts.values())} alerts in {rows:,} rows; silent: {', '.join(silent) or 'none'}", style="dim")
+    alerts = f"{counts.total()} alert{'' if counts.total() == 1 else 's'}"
+    console.print(f"{alerts} in {rows:,} rows; silent: {', '.join(silent) or 'none'}", style="dim")

@@ -25,4 +25,5 @@ def command(file: Path) -> None:
     except OSError as error:
         raise Failure(f"cannot read {file}: {error.strerror}") from None
     click.secho("ok", fg="green", nl=False)
-    click.echo(f": {len(config.rules)} rules, {len(config.samplers)} samplers, {len(config.notifiers)} notifiers")
+    counts = {"rule": len(config.rules), "sampler": len(config.samplers), "notifier": len(config.notifiers)}
+    click.echo(": " + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import json
 from typing import cast
@@ -14,6 +15,8 @@ from rich.table import Table
 from rankscope.agent.component import discover, summary
 from rankscope.agent.model import Span
 from rankscope.agent.reports.found import COLOURS
+
+WIDE = 120  # columns of a terminal in which what a rule needs has room beside what it means
 
 
 @click.command()
@@ -29,7 +32,9 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
     classes = {cls.__name__: cls for cls in discover("rankscope.agent.rules").values()}
     unknown = [name for name in names if name not in classes]
     if unknown:
-        raise click.UsageError(f"no rule is called {', '.join(unknown)}; `rankscope rules` lists them")
+        close = difflib.get_close_matches(unknown[0], classes, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`rankscope rules` lists them"
+        raise click.UsageError(f"no rule is called {', '.join(unknown)}; {hint}")
     chosen = [classes[name] for name in names or sorted(classes)]
     if as_json:
         click.echo(json.dumps([describe(cls) for cls in chosen], indent=2, ensure_ascii=False))
@@ -39,12 +44,14 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
         for cls in chosen:
             _explain(console, describe(cls))
         return
-    table = Table("rule", "severity", "fires when", "needs", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    wide = console.width >= WIDE
+    columns = ("rule", "severity", "fires when", *(("needs",) if wide else ()))
+    table = Table(*columns, box=None, header_style="bold", padding=(0, 2, 0, 0))
     for cls in chosen:
         known = describe(cls)
         severity = str(known["severity"])
-        needs = ", ".join(cast("list[str]", known["needs"]))
-        table.add_row(str(known["name"]), f"[{COLOURS[severity]}]{severity}[/]", str(known["summary"]), needs)
+        needs = (", ".join(cast("list[str]", known["needs"])),) if wide else ()
+        table.add_row(str(known["name"]), f"[{COLOURS[severity]}]{severity}[/]", str(known["summary"]), *needs)
     console.print(table)
 
 
@@ -78,9 +85,18 @@ def _explain(console: Console, known: dict[str, object]) -> None:
     severity = str(known["severity"])
     console.print(f"[bold]{known['name']}[/]  [{COLOURS[severity]}]{severity}[/]  for {known['for']}")
     console.print()
-    console.print(str(known["documentation"]), markup=False)
+    console.print(flowing(str(known["documentation"])), markup=False)
     console.print()
     parameters = cast("dict[str, object]", known["parameters"])
     for name, value in parameters.items():
         console.print(f"  {name}: {value if value is not None else '(must be given)'}", style="dim")
     console.print()
+
+
+def flowing(text: str) -> str:
+    """Return a docstring with one line a paragraph, for a terminal to break where it ends; lists keep their lines."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        part if any(line.startswith((" ", "-", "*")) for line in part.splitlines()) else " ".join(part.splitlines())
+        for part in paragraphs
+    )
