@@ -45,3 +45,11 @@ def test_a_corrupted_shard_is_a_spike(tmp_path: Path) -> None:
 def test_a_healthy_training_raises_no_alarm(tmp_path: Path) -> None:
     said = demo(tmp_path, "--steps", "150")
     assert "nothing wrong" in said
+
+
+def test_a_straggler_is_told_from_who_waits_for_it(tmp_path: Path) -> None:
+    demo(tmp_path, "--steps", "10")  # an older run, whose folder is not where to look
+    said = demo(tmp_path, "--steps", "150", "--fault", "straggler")
+    assert "Straggler  rank 1 takes" in said
+    (folder,) = (line.split()[-1] for line in said.splitlines() if line.startswith("the run's folder"))
+    assert Path(folder).name.startswith("demo-straggler-")

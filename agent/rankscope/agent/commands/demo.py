@@ -20,6 +20,7 @@ from rankscope.agent.demo.page import Page, scrape
 from rankscope.agent.demo.webhooks import Arrival, Webhooks
 
 FAULTS = ("none", "nan", "spike", "plateau", "overfit", "explode", "stall", "straggler", "kill", "slow-data")
+RESTARTS = 3  # of a killed training: where ranks meet by Gloo, the first may fail on the address of the rank that died
 SETTLE = 8.0  # seconds after the training for what it caused to be resolved
 
 
@@ -59,11 +60,12 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
             console.print(f"agent: {agent.url}   webhook receiver: {webhooks.url}   runs: {runs.absolute()}\n")
             log = Path(stack.enter_context(tempfile.TemporaryDirectory()), "training.log")
             arguments = ["--steps", str(steps), "--fault", fault, "--project", "demo", "--name", f"demo-{fault}"]
-            training = stage.torchrun(agent, ranks, arguments, log, restarts=1 if fault == "kill" else 0)
+            training = stage.torchrun(agent, ranks, arguments, log, restarts=RESTARTS if fault == "kill" else 0)
             stack.callback(stage.end, training, 5.0)
             page = _watch(console, training, agent.url, steps, webhooks)
             if training.returncode:
-                console.print(log.read_text(errors="replace"), style="dim", highlight=False, markup=False)
+                last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                console.print(last, style="dim", highlight=False, markup=False)
                 console.print(f"the training ended with status {training.returncode}", style="red")
             screen.ending(console, page, runs.absolute(), agent.url, list(webhooks.arrivals), serving=serve)
             if serve:

@@ -32,7 +32,7 @@ def live(page: Page, steps: int, arrivals: Sequence[Arrival]) -> RenderableType:
     done = max((value + 1 for _, value in page.get("train_step")), default=0.0)
     progress = Table.grid(padding=(0, 1))
     progress.add_row("training", ProgressBar(total=steps, completed=min(done, steps), width=50), f"{done:.0f}/{steps}")
-    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")  # fits into 80 columns
     gpu_column = "simulated GPU" if page.get("gpu_info", simulated="true") else "GPU"
     for column in ("rank", "step", "loss", "val loss", "learning rate", "gradient norm", gpu_column, "busy"):
         table.add_column(column, justify="right")
@@ -97,7 +97,8 @@ def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequenc
         console.print_json(json.dumps(firing[0].body), indent=2)
     console.rule("[bold]where to look[/]", align="left")
     places = {"TensorBoard": f"tensorboard --logdir {runs}"}
-    places["the run's folder"] = str(next(iter(sorted(runs.glob("*/*/run.json"), reverse=True)), runs).parent)
+    here = {labels["run"] for labels, _ in points}
+    places["the run's folder"] = str(next((path for path in runs.glob("*/*") if path.name in here), runs))
     if serving:
         places |= {"page": f"{url}/", "Prometheus scrapes": f"{url}/metrics"}
     else:

@@ -98,7 +98,8 @@ def main() -> None:
     loader = DataLoader(train, args.batch_size, sampler=sampler, drop_last=True)
     validation = DataLoader(Text(text[split : split + 64 * CONTEXT]), batch_size=64)
 
-    model = DistributedDataParallel(Transformer().to(device))
+    # The mask is the same everywhere: if it were broadcast, every forward would wait for the slowest rank, and hide it.
+    model = DistributedDataParallel(Transformer().to(device), broadcast_buffers=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
 
     def schedule(step: int) -> float:
