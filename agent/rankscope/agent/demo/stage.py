@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import httpx
 import yaml
@@ -56,8 +57,10 @@ def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Generator[
         here = Path(folder)
         path = here / "agent.sock"
         address = f"127.0.0.1:{port if port and _free(port) else free_port()}"
+        alerts = {"external_url": f"http://{address}"} | cast("dict[str, object]", config.get("alerts", {}))
         settings = config | {
             "http": {"listen": address},
+            "alerts": alerts,
             "grpc": {"listen": f"unix://{path}"},
             "runs": {"dir": str(runs)},
             "journals": {"folders": [str(here / "spool")]},
