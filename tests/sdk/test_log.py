@@ -279,21 +279,25 @@ def test_an_interrupt_in_the_middle_of_log_loses_nothing_that_returned(
     class Interrupt(BaseException):
         pass
 
+    logging_now = False
+
     def handler(_number: int, _frame: object) -> None:
-        raise Interrupt
+        nonlocal logging_now
+        if logging_now:
+            logging_now = False
+            raise Interrupt
 
     before = signal.signal(signal.SIGALRM, handler)
     returned: list[float] = []
-    begun = 0.0
     with capture() as sent:
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-            while begun < 40_000:
+            for number in range(40_000):
                 with contextlib.suppress(Interrupt):
-                    while begun < 40_000:
-                        begun += 1.0
-                        sdk.log(loss=begun)
-                        returned.append(begun)
+                    logging_now = True
+                    sdk.log(loss=float(number))
+                    logging_now = False
+                    returned.append(float(number))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
