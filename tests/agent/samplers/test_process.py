@@ -409,6 +409,18 @@ def test_an_engine_that_does_not_know_the_container_is_not_asked_all_the_time(
     assert len(engine) == 1
 
 
+def test_a_container_of_another_engine_does_not_hide_those_of_this_one(
+    node: Node, root: Root, engine: list[str]
+) -> None:
+    root.process(100, group=f"/docker/{'f' * 64}")
+    root.process(200, group=f"/docker/{HEX}")
+    attach(node, 100, rank=0)
+    attach(node, 200, rank=1)
+    infos = [s.labels for s in Process(root=str(root)).sample(node) if s.metric.name == "rank_container_info"]
+    assert [labels[2] for labels in infos] == ["f" * 12, "exp1-trainer-1"]
+    assert len(engine) == 2
+
+
 def test_a_gpu_process_of_a_container_is_its_ranks(node: Node, root: Root) -> None:
     """The driver tells host pids; the rank knows its own, and its worker on the GPU descends from it."""
     root.process(4711, nspid="4711\t7", start=500)

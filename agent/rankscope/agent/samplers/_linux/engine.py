@@ -23,22 +23,25 @@ class Engine:
 
     root: str = "/"
     _known: dict[str, Workload] = field(default_factory=dict[str, Workload], init=False)
-    _silent_until: float = field(default=0.0, init=False)
+    _ask_at: dict[str, float] = field(default_factory=dict[str, float], init=False)  # by container; "" is the engine
 
     def name(self, found: Workload, now: float) -> Workload:
         """Return what a process runs in with the container's name, image and compose service, if the engine tells."""
         if not found.container_id or found.pod_uid:
             return found  # a pod's containers are the kubelet's
-        known = self._known.get(found.container_id)
-        if known is None and now >= self._silent_until:
-            known = self._ask(found)
-            if known is None:
-                self._silent_until = now + _AGAIN
-            else:
-                self._known[found.container_id] = known
-        return known or found
+        name = found.container_id
+        if name not in self._known and now >= max(self._ask_at.get("", 0.0), self._ask_at.get(name, 0.0)):
+            try:
+                self._known[name] = self._ask(found)
+            except LookupError:  # another engine's container: those of this one are asked for all the same
+                self._ask_at[name] = now + _AGAIN
+            except OSError:
+                self._ask_at[""] = now + _AGAIN
+        return self._known.get(name, found)
 
-    def _ask(self, found: Workload) -> Workload | None:
+    def _ask(self, found: Workload) -> Workload:
+        """Raises LookupError when the engines that answer do not know the container, OSError when none does."""
+        answered = False
         for relative in SOCKETS:
             path = f"{self.root.rstrip('/')}/{relative}"
             if not os.path.exists(path):
@@ -46,6 +49,7 @@ class Engine:
             try:
                 with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=2.0) as client:
                     answer = client.get(f"http://engine/containers/{found.container_id}/json")
+                    answered = answered or answer.status_code == 404
                     tree: Any = answer.raise_for_status().json()
                 config: Any = tree["Config"]
                 labels: Any = config.get("Labels") or {}
@@ -57,4 +61,4 @@ class Engine:
                 )
             except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # not allowed to, another engine's container, or no engine any more
-        return None
+        raise LookupError(found.container_id) if answered else ConnectionError("no engine answers")

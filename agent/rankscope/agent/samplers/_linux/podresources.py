@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 _METHOD = "/v1.PodResourcesLister/List"
 _TIMEOUT = 2.0  # seconds
+_MOST = 16 << 20  # bytes, as the kubelet's own clients allow
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -24,7 +25,7 @@ def ask(socket: str) -> list[Given]:
     """Return what the kubelet gave. Raises OSError where it does not answer."""
     import grpc  # only nodes of a cluster need it
 
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
+    with grpc.insecure_channel(f"unix:{socket}", [("grpc.max_receive_message_length", _MOST)]) as channel:
         call = channel.unary_unary(_METHOD, request_serializer=bytes, response_deserializer=bytes)
         try:
             answer: bytes = call(b"", timeout=_TIMEOUT)
