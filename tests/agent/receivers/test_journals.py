@@ -132,7 +132,11 @@ async def test_another_users_journal_is_delivered_with_that_users_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies in a user's folder could be anything: root does not follow it."""
-    (tmp_path / "whoami.py").write_text(f"import os\nopen({str(tmp_path / 'out')!r}, 'w').write(str(os.geteuid()))\n")
+    program = (
+        f"import os\nopen({str(tmp_path / 'out')!r}, 'w').write(f'{{os.geteuid()}} {{os.environ.get(\"SECRET\")}}')"
+    )
+    (tmp_path / "whoami.py").write_text(program)
+    monkeypatch.setenv("SECRET", "what a configuration may have in the environment")
     (tmp_path / "out").touch(mode=0o666)
     (tmp_path / "out").chmod(0o666)
     for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
@@ -143,11 +147,74 @@ async def test_another_users_journal_is_delivered_with_that_users_rights(
     monkeypatch.chdir("/")
     folder = journal(tmp_path / "spool", "a")
     os.chown(folder, 65534, 65534)
+    os.chown(folder.parent, 65534, 65534)
     receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
     await receiver.start(cast("Intake", None))
     await until(lambda: (tmp_path / "out").read_text() != "")
     await receiver.stop()
-    assert (tmp_path / "out").read_text() == "65534"
+    assert (tmp_path / "out").read_text() == "65534 None"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_root_follows_nobodys_link_to_what_is_roots(
+    tmp_path: Path, deliverer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the time that the deliverer runs, the link may lead elsewhere."""
+    mine = journal(tmp_path / "of-root", "a")
+    (tmp_path / "spool-link").symlink_to(mine.parent)
+    os.chown(tmp_path / "spool-link", 65534, 65534, follow_symlinks=False)
+    theirs = journal(tmp_path / "spool-b", "b")  # a folder of theirs among those of root
+    os.chown(theirs, 65534, 65534)
+    good = journal(tmp_path / "spool-c", "c")
+    receiver = Journals(folders=[str(tmp_path / "spool-*")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: not good.exists() and caplog.text.count("not a folder of its owner's") == 2)
+    finally:
+        await receiver.stop()
+    assert told(deliverer).count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_a_users_deliverers_that_hang_hold_up_nobody_else_and_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs.py").write_text("import shutil, sys\n'hang' in sys.argv[1] and open(sys.argv[1] + '/pipe')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(journals, "DELIVERER", "hangs")
+    monkeypatch.setattr(journals, "MOST", 1.0)
+    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    folders = [journal(tmp_path / "spool-a", f"hang{number}") for number in range(3)]
+    for folder in folders:
+        os.mkfifo(folder / "pipe", 0o644)
+        os.chown(folder, 65534, 65534)
+    os.chown(tmp_path / "spool-a", 65534, 65534)
+    other = journal(tmp_path / "spool-b", "other")
+    receiver = Journals(folders=[str(tmp_path / "spool-*")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: other in receiver._retry or other in receiver._running)
+        assert len(receiver._running) <= 3
+        await until(lambda: sum(folder in receiver._retry for folder in folders) >= 2)  # ended, and left for later
+    finally:
+        await receiver.stop()
+
+
+async def test_a_hello_that_is_no_file_is_no_journal(tmp_path: Path, deliverer: Path) -> None:
+    """Whoever opened a pipe would wait for ever."""
+    odd = journal(tmp_path / "spool", "odd")
+    (odd / "hello.json").unlink()
+    os.mkfifo(odd / "hello.json")
+    good = journal(tmp_path / "spool", "good")
+    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
+    await receiver.start(cast("Intake", None))
+    try:
+        await until(lambda: not good.exists())
+    finally:
+        await receiver.stop()
+    assert "odd" not in told(deliverer)
 
 
 async def test_stopping_ends_deliverers_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
