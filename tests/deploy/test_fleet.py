@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,30 +12,16 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from rankscope.agent.demo import stage
+from tests.grafana import stack
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stack: Any = _load(ROOT / "tests" / "grafana" / "stack.py")
 
 # A rank that works for so many seconds on a step, with an agent that has another hostname in its metrics.
 RANK = """
@@ -100,30 +85,11 @@ def alertmanager(program: str, folder: Path, receiver: str) -> Generator[str, No
     [default] = [entry for entry in config["receivers"] if entry["name"] == config["route"]["receiver"]]
     default["webhook_configs"] = [{"url": receiver, "send_resolved": True}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{stack.free_port()}"
-    with (folder / "alertmanager.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder}/alertmanager.yml",
-                f"--storage.path={folder}/alertmanager",
-                f"--web.listen-address={address}",
-                "--cluster.listen-address=",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://{address}/-/ready", timeout=1.0).status_code == 200:
-                    break
-            assert process.poll() is None, (folder / "alertmanager.log").read_text()[-2000:]
-            time.sleep(0.05)
+    address = f"127.0.0.1:{stage.free_port()}"
+    command = [program, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alertmanager"]
+    command += [f"--web.listen-address={address}", "--cluster.listen-address="]
+    with stage.server("Alertmanager", command, f"http://{address}", folder / "alertmanager.log"):
         yield address
-    finally:
-        stage.end(process, 5.0)
 
 
 def quick_rules(folder: Path) -> Path:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-import yaml
 
-from rankscope.agent.demo.stage import AgentProcess, agent, end, free_port
+from rankscope.agent.demo.stage import AgentProcess, agent
 from rankscope.agent.demo.webhooks import Webhooks
+from tests.grafana.stack import Prometheus, prometheus
 
 pytestmark = pytest.mark.e2e
 
@@ -54,43 +53,6 @@ def torchrun(agent: AgentProcess, *arguments: str, ranks: int = 2, restarts: int
     return subprocess.Popen([sys.executable, *launcher, *arguments], env=environment)
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., str]) -> Iterator[Callable[[str], str]]:
-    """A real Prometheus: given the agent's address, it scrapes it every second; returns Prometheus' own address."""
-    program = require("prometheus", why="apt-get install prometheus")
-    folder = tmp_path_factory.mktemp("prometheus")
-    targets = folder / "targets.json"
-    targets.write_text("[]")
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {"job_name": "rankscope", "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "1s"}]}
-        ],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    url = f"http://127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address={url.removeprefix('http://')}",
-            ],
-            stderr=log,
-            stdout=log,
-        )
-
-    def scrape(address: str) -> str:
-        targets.write_text(json.dumps([{"targets": [address.removeprefix("http://")]}]))
-        return url
-
-    try:
-        yield scrape
-    finally:
-        end(process, 5)
-
-
 @dataclass
 class Job:
     """What is left of a job that ran: where it was written, what it said it logged, who heard of it."""
@@ -99,31 +61,29 @@ class Job:
     told: list[list[dict[str, Any]]]
     webhooks: Webhooks
     agent: AgentProcess
-    prometheus: str
+    prometheus: Prometheus
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}).json()
-        assert answer["status"] == "success", answer
-        result: list[dict[str, Any]] = answer["data"]["result"]
-        return result
+        return self.prometheus.query(expression)
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, prometheus: Callable[[str], str]) -> Iterator[Job]:
+def job(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., str]) -> Iterator[Job]:
+    program = require("prometheus", why="apt-get install prometheus")
     folder = tmp_path_factory.mktemp("job")
-    with Webhooks() as webhooks:
+    with Webhooks() as webhooks, prometheus(program, folder) as server:
         config: dict[str, object] = {
             "notifiers": {"webhook": [{"url": webhooks.url}]},
             "samplers": {"gpu": {"source": "simulated"}},
             "alerts": {"resolve_after": "1s", "group_interval": "1s"},
         }
         with agent(folder / "runs", config, port=0) as running:
-            url = prometheus(running.url)
+            server.scrape([running.url])
             process = torchrun(running, str(SCRIPT), str(folder), str(STEPS), str(NAN_FROM), str(NAN_TO), "0.03")
             assert process.wait(90) == 0
             (run,) = (folder / "runs" / "e2e").iterdir()
             told = [[json.loads(x) for x in (folder / f"logged_{r}.jsonl").read_text().splitlines()] for r in (0, 1)]
-            yield Job(run, told, webhooks, running, url)
+            yield Job(run, told, webhooks, running, server)
 
 
 def test_prometheus_answers_for_the_loss_of_both_ranks(job: Job) -> None:

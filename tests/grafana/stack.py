@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import httpx
 import yaml
 
 from rankscope.agent.demo import stage
-from rankscope.agent.demo.stage import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -79,30 +77,8 @@ def prometheus(
     if alertmanager:
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        _wait_ready(process, f"http://{address}/-/ready", folder / "prometheus.log")
+    address = f"127.0.0.1:{stage.free_port()}"
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    command += [f"--web.listen-address={address}"]
+    with stage.server("Prometheus", command, f"http://{address}", folder / "prometheus.log"):
         yield Prometheus(f"http://{address}", targets)
-    finally:
-        stage.end(process, 5.0)
-
-
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=1.0).status_code == 200:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"{url} did not come up: {log.read_text(errors='replace')[-2000:]}")

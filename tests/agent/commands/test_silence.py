@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
+
+from rankscope.agent.demo import stage
 
 pytestmark = pytest.mark.e2e
 
@@ -23,26 +20,11 @@ Rankscope = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("agent")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{stage.free_port()}"
     command = [sys.executable, "-m", "rankscope.agent", "agent", "--http", address, "--runs", str(folder / "runs")]
     command += ["--listen", f"unix:{folder}/a.sock"]
-    with open(folder / "log", "wb") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://{address}/-/ready", timeout=1).close()
-                    break
-                except (urllib.error.URLError, OSError):
-                    assert process.poll() is None, (folder / "log").read_text()
-                    assert time.monotonic() < deadline, (folder / "log").read_text()
-                    time.sleep(0.05)
-            yield address
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(10)
+    with stage.server("the agent", command, f"http://{address}", folder / "log"):
+        yield address
 
 
 @pytest.fixture

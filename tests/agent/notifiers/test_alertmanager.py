@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,6 +19,7 @@ import yaml
 
 from rankscope.agent.alerts.inhibitions import INHIBITIONS
 from rankscope.agent.alerts.render import timestamp
+from rankscope.agent.demo import stage
 from rankscope.agent.fakes import Inbox, a_notification, inbox
 from rankscope.agent.notifiers.alertmanager import Alertmanager
 from rankscope.agent.notifiers.webhook import Webhook
@@ -57,9 +57,7 @@ class Server:
 def server(require: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     program = require("prometheus-alertmanager", "alertmanager", why="Debian: apt install prometheus-alertmanager")
     folder = tmp_path_factory.mktemp("alertmanager")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = stage.free_port()
     with inbox() as box:
         config = yaml.safe_load(CONFIG.read_text())
         config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
@@ -67,22 +65,9 @@ def server(require: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
         command = [program, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'data'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
-        with open(folder / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-            try:
-                url = f"http://127.0.0.1:{port}"
-                deadline = time.monotonic() + 20
-                while True:
-                    try:
-                        urllib.request.urlopen(url + "/-/ready", timeout=1).close()
-                        break
-                    except (urllib.error.URLError, OSError):
-                        assert process.poll() is None, (folder / "log").read_text()
-                        assert time.monotonic() < deadline, (folder / "log").read_text()
-                        time.sleep(0.05)
-                yield Server(url, box)
-            finally:
-                process.terminate()
-                process.wait(10)
+        url = f"http://127.0.0.1:{port}"
+        with stage.server("Alertmanager", command, url, folder / "log"):
+            yield Server(url, box)
 
 
 def now_like(notification: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -67,18 +67,31 @@ def agent(runs: Path, config: dict[str, object], port: int = 9780) -> Generator[
         }
         (here / "rankscope.yaml").write_text(yaml.safe_dump(settings))
         log = here / "agent.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rankscope.agent", "agent", "--config", str(here / "rankscope.yaml")],
-                stderr=out,
-                stdout=out,
-                stdin=subprocess.DEVNULL,
-            )
-        try:
-            _wait_ready(process, f"http://{address}", log)
+        command = [sys.executable, "-m", "rankscope.agent", "agent", "--config", str(here / "rankscope.yaml")]
+        with server("the agent", command, f"http://{address}", log) as process:
             yield AgentProcess(process, f"http://{address}", str(path), log)
-        finally:
-            end(process, 6.0)
+
+
+@contextlib.contextmanager
+def server(
+    name: str, command: Sequence[str], url: str, log: Path, patience: float = 30.0
+) -> Generator[subprocess.Popen[bytes], None, None]:
+    """Run a server from when it says at `url`/-/ready that it is ready until the block ends.
+
+    What it prints goes to `log`. Raises StageError with its last words where it is not ready after `patience` seconds.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stderr=out, stdout=out, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + patience
+        while not _is_ready(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise StageError(f"{name} did not start: {' | '.join(last) or 'it said nothing'}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        end(process, 6.0)
 
 
 def torchrun(
@@ -110,17 +123,11 @@ def end(process: subprocess.Popen[bytes], patience: float) -> None:
             process.wait()
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, patience: float = 20.0) -> None:
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/-/ready", timeout=1.0).status_code == 200:
-                return
-        time.sleep(0.05)
-    last = log.read_text(errors="replace").strip().splitlines()[-3:]
-    raise StageError(f"the agent did not start: {' | '.join(last) or 'it said nothing'}")
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=1.0).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _free(port: int) -> bool:
