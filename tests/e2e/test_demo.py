@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -53,3 +55,24 @@ def test_a_straggler_is_told_from_who_waits_for_it(tmp_path: Path) -> None:
     assert "Straggler  rank 1 takes" in said
     (folder,) = (line.split()[-1] for line in said.splitlines() if line.startswith("the run's folder"))
     assert Path(folder).name.startswith("demo-straggler-")
+
+
+@pytest.mark.parametrize(("moment", "steps", "status"), [("webhook receiver", "4000", 1), ("stays up", "10", 0)])
+def test_what_it_started_ends_with_it(tmp_path: Path, moment: str, steps: str, status: int) -> None:
+    """SIGTERM while it trains, and while it only serves: the port is free again, and no process is left."""
+    command = [sys.executable, "-m", "rankscope.agent", "demo", "--serve", "--steps", steps]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "agent: http" in line:
+                url = line.split()[1]
+            if moment in line:
+                break
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert started
+        process.terminate()
+        assert process.wait(30) == status
+    _, left = psutil.wait_procs(started, 10)
+    assert left == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/-/ready")

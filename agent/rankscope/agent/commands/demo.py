@@ -42,6 +42,7 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
     Faults really happen inside the training, not in the reporting. Where the machine has no GPU, GPUs are simulated,
     and everything that shows them says so.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started ends with the demo
     console = Console()
     simulated = not stage.has_gpu()
     console.print("[bold]Rankscope demo[/]: an agent, and a small transformer that learns English on", ranks, "ranks")
@@ -70,7 +71,8 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
             screen.ending(console, page, runs.absolute(), agent.url, list(webhooks.arrivals), serving=serve)
             if serve:
                 console.print("\nThe agent stays up: Ctrl-C ends it.")
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.pause()
     except stage.StageError as error:
         raise Failure(str(error)) from None
 
