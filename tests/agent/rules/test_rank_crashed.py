@@ -47,3 +47,18 @@ def test_who_followed_is_told_apart_from_who_was_first() -> None:
     first, second = judged(Goodbye(7, 9.0, End.SIGNAL, signal=11), Goodbye(7, 12.0, End.SIGNAL, signal=15))
     assert all("followed" not in cause.cause for cause in first.causes)
     assert second.causes[0].cause == "it followed another rank"
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
+        "DistBackendError: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+    ],
+)
+def test_a_lost_connection_is_another_ranks_end_whoever_is_heard_first(exception: str) -> None:
+    follower, culprit = judged(
+        Goodbye(7, 9.0, End.EXCEPTION, 1, exception=exception, traceback="a\nb\nc"), Goodbye(7, 9.2, End.VANISHED)
+    )
+    assert [cause.cause for cause in follower.causes] == ["another rank went away"]
+    assert [cause.cause for cause in culprit.causes] == ["something killed the process"]

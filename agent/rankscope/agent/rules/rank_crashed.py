@@ -11,6 +11,7 @@ from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.runs.state import Node, Rank, Run
 
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+LOST = ("connection closed by peer", "connection reset by peer", "remote process exit")  # of Gloo, TCPStore and NCCL
 
 
 @dataclass(eq=False)
@@ -46,6 +47,14 @@ class RankCrashed:
         if goodbye.time - first > 0.5 and len(run.ranks) > 1:
             evidence = f"another rank had ended {goodbye.time - first:.1f} s before"
             causes.append(Cause("it followed another rank", evidence, "look at the rank that ended first"))
+        elif goodbye.end is End.EXCEPTION and any(words in goodbye.exception.casefold() for words in LOST):
+            causes.append(
+                Cause(
+                    "another rank went away",
+                    "its connection was lost",
+                    "look at the rank that ended first: its log, and what may have killed it",
+                )
+            )
         elif goodbye.end is End.EXCEPTION:
             last = goodbye.traceback.strip().splitlines()[-3:-1]
             where = " ".join(line.strip() for line in last) or "no traceback was given"
