@@ -32,9 +32,19 @@ class _AddUnlessNamed(click.Group):
     """Takes what is no subcommand for a matcher of a new silence."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = ["add", *args]
+        if args and args[0] not in ("-h", "--help"):
+            at = _first_word(args)
+            named = at is not None and args[at] in self.commands
+            args = [args[at], *args[:at], *args[at + 1 :]] if at is not None and named else ["add", *args]
         return super().parse_args(ctx, args)
+
+
+def _first_word(args: Sequence[str]) -> int | None:
+    """Return where the first argument stands that is neither an option nor the value of one."""
+    at = 0
+    while at < len(args) and args[at].startswith("-"):
+        at += 2 if args[at] in ("--agent", "--for", "--why") else 1
+    return at if at < len(args) else None
 
 
 @click.group(cls=_AddUnlessNamed, subcommand_metavar="MATCHER... --for 2h | list | expire ID...")
