@@ -35,7 +35,7 @@ export function machine(state) {
     row("version", `${state.version}, up ${seconds(state.time - state.started)}`),
     row("series exported", number(state.series, 6)),
     row("samplers", blind.length ? blind.map(([name, sampler]) => `${name}: ${sampler.failure}`).join("; ")
-      : `${Object.keys(state.samplers).length} see`, blind.length ? "critical" : "good"),
+      : `all ${Object.keys(state.samplers).length} work`, blind.length ? "critical" : "good"),
     row("dropped", dropped.length ? dropped.map(([reason, count]) => `${reason}: ${count}`).join(", ") : "nothing",
       dropped.length ? "warning" : "good"))));
 }
