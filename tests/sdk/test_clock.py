@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import subprocess
 import time
 import urllib.request
@@ -136,3 +137,21 @@ def test_a_clock_that_is_set_back_and_forth_changes_nothing(world: World, wall: 
     for last, moved in moments:
         assert all(abs(at - moved - time.time()) < 120 for _, at in record[first:last]), f"points {first} to {last}"
         first = last
+
+
+def test_points_that_wait_while_the_clock_is_set_arrive_once_and_in_order(world: World, wall: Wall) -> None:
+    """The agent is killed, the clock is set, the rank is killed, the clock is set again: the record holds it all."""
+    world.start_agent()
+    rank = world.start_rank()
+    for jump in (-2 * HOUR, 3 * HOUR):
+        rank.tell("log 500")
+        world.signal_agent(signal.SIGKILL)
+        wall.jump(jump)
+        rank.tell("log 500")
+        world.start_agent()
+    rank.tell("log 500")
+    rank.kill()
+    wall.jump(-HOUR)
+    world.settle()
+    world.check()
+    assert rank.logged == 2500
