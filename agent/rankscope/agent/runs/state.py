@@ -252,31 +252,41 @@ class Node:
     _windows: dict[str, dict[tuple[str, ...], Series]] = field(
         default_factory=dict[str, "dict[tuple[str, ...], Series]"]
     )  # by metric and label values
+    _given: dict[str, set[tuple[str, tuple[str, ...]]]] = field(
+        default_factory=dict[str, "set[tuple[str, tuple[str, ...]]]"]
+    )  # whose windows those are, by sampler
 
     def observe(self, sampler: str, samples: Iterable[Sample], now: float) -> None:
         """Take one collection of a sampler: it replaces the sampler's last one and lengthens the windows."""
         taken = tuple(samples)
-        gone = {(s.metric.name, s.labels) for s in self.samples.get(sampler, ())}
         self.samples[sampler] = taken
         self.sampled[sampler] = now
         self.failing.pop(sampler, None)
+        given: set[tuple[str, tuple[str, ...]]] = set()
         for sample in taken:
             if isinstance(sample.value, Histogram) or sample.metric.kind == "info":
                 continue
-            key = (sample.metric.name, sample.labels)
-            gone.discard(key)
+            given.add((sample.metric.name, sample.labels))
             windows = self._windows.setdefault(sample.metric.name, {})
             window = windows.get(sample.labels)
             if window is None:
                 window = windows[sample.labels] = Series(sample.metric.name, window=1024)
             window.append(0, now, sample.value)
-        for metric, labels in gone:
+        for metric, labels in self._given.get(sampler, given) - given:
             self._windows.get(metric, {}).pop(labels, None)
+        self._given[sampler] = given
 
     def fail(self, sampler: str, reason: str) -> None:
         """A collection failed: what the sampler gave before is stale and goes."""
         self.samples.pop(sampler, None)
         self.failing[sampler] = reason
+
+    def forget(self, sampler: str) -> None:
+        """A sampler was switched off: nothing of it is left."""
+        for metric, labels in self._given.pop(sampler, ()):
+            self._windows.get(metric, {}).pop(labels, None)
+        for of_samplers in (self.samples, self.sampled, self.failing):
+            of_samplers.pop(sampler, None)
 
     def window(self, metric: str, *labels: str) -> Series | None:
         """Return what was sampled of one metric with these label values, newest last (`step` is 0 throughout)."""
