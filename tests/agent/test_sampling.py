@@ -114,6 +114,28 @@ def test_a_sampler_is_closed_when_it_has_ended_what_it_reads() -> None:
     asyncio.run(run())
 
 
+def test_a_sampler_that_is_switched_off_leaves_nothing_behind() -> None:
+    """One that failed does not go on to make the agent blind, and what one gave is not there for ever."""
+    node, telemetry = Node("n"), Telemetry()
+
+    def fail() -> float:
+        raise OSError("no such disk")
+
+    async def run() -> None:
+        sampling = Sampling(node, telemetry)
+        sampling.start({"fails": Probe(fail), "works": Probe(lambda: 1.0), "stays": Probe(fail)})
+        await until(lambda: {"fails", "stays"} <= node.failing.keys() and node.latest("value") == {(): 1.0})
+        sampling.start({"stays": Probe(fail)})
+        assert node.failing.keys() <= {"stays"}
+        assert not node.latest("value")
+        assert not node.sampled
+        assert telemetry.samplers.keys() == {"stays"}
+        assert telemetry.samplers["stays"].errors > 0, "a counter does not begin anew"
+        sampling.stop()
+
+    asyncio.run(run())
+
+
 PROGRAM = """
 import asyncio, threading
 from rankscope.agent.runs.state import Node

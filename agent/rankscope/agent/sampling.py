@@ -67,7 +67,11 @@ class Sampling:
 
     def start(self, samplers: Mapping[str, Sampler]) -> None:
         """Run these samplers, in place of those that run now."""
+        gone = self._samplers.keys() - samplers.keys()
         self.stop()
+        for name in gone:  # neither blind nor stale: switched off
+            self._telemetry.forget(name)
+            self._node.forget(name)
         self._samplers = dict(samplers)
         for name, sampler in samplers.items():
             self._tasks[name] = asyncio.create_task(self._loop(name, sampler), name=f"sampler {name}")
