@@ -75,6 +75,15 @@ def test_where_they_do_not_fit_the_worst_ranks_come_first_and_the_others_are_cou
     assert f"+ {64 - len(shown)} more: all running" in text
 
 
+def test_of_a_job_that_hangs_the_rank_that_stopped_first_is_shown_first() -> None:
+    """All wait for it in the next collective: all are late, and one is late by more steps."""
+    hung = [rank(i, step=59 if i != 41 else 58, last_step_time=NOW - 300) for i in range(64)]
+    text = picture(snapshot(runs=[run(hung)]), 80, 24)
+    assert ranks_shown(text)[:3] == [41, 0, 1]
+    assert " left" not in text, "nobody knows when it will be done"
+    assert " left" in picture(snapshot(1, 1))
+
+
 def test_where_they_do_not_fit_the_worst_gpus_come_first_and_the_others_are_counted() -> None:
     made = snapshot(8, 64)
     made["gpus"][6] |= {"states": {"starved": 0.6, "working": 0.4}, "utilization": 0.4}

@@ -55,10 +55,12 @@ def row(rank: Rank, alerted: Mapping[int, str], frame: Frame) -> dict[str, Cell]
     return found
 
 
-def concern(rank: Rank, alerted: Mapping[int, str], now: float) -> tuple[int, int, int]:
-    """Return what sorts ranks, the worst first."""
+def concern(rank: Rank, alerted: Mapping[int, str], now: float) -> tuple[int, float, int, int]:
+    """Return what sorts ranks, the worst first; where many stand still, those first that stopped at the lowest step."""
+    trouble = _trouble(rank, now)
+    behind = (rank.step or 0.0) if trouble in ("late", "silent") else 0.0
     severity = list(SEVERITIES).index(alerted[rank.number]) if alerted.get(rank.number) in SEVERITIES else 9
-    return -_GRAVE.index(_trouble(rank, now)), severity, rank.number
+    return -_GRAVE.index(trouble), behind, severity, rank.number
 
 
 def overdue(rank: Rank, now: float) -> float | None:

@@ -103,7 +103,8 @@ def _heading(run: Run, frame: Frame) -> Text:
         done = min(1.0, (step + 1) / run.target_steps)
         parts.append(Text.assemble(bar(done, 12, "cyan"), f" {percent(done)}"))
         paces = [rank.step_seconds for rank in run.ranks if rank.step_seconds]
-        if paces and done < 1:
+        stands = all(ranks.overdue(rank, frame.now) is not None for rank in run.ranks)
+        if paces and done < 1 and not stands:
             left = (run.target_steps - step - 1) * statistics.median(paces)
             parts.append(Text(f"about {duration(left)} left"))
     if not _rows(run):
