@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+
+import psutil
 
 from rankscope.agent.model import Histogram, Metric, RankInfo, RankKey, Sample
 from rankscope.agent.runs.clock import Clock, Reading
@@ -68,6 +72,24 @@ def test_its_own_cost_grows_with_work() -> None:
     while read(telemetry, "agent_cpu_seconds_total")[()] <= before:
         assert time.monotonic() < deadline
     assert read(telemetry, "agent_resident_memory_bytes")[()] > 1_000_000
+
+
+def test_its_child_processes_are_part_of_its_cost() -> None:
+    """NVML is held by one; what it used does not vanish with it."""
+    code = "data = bytearray(200_000_000)\nprint(sum(range(20_000_000)), flush=True)\ninput()"
+    telemetry = Telemetry()
+    seconds, memory = (read(telemetry, f"agent_{name}")[()] for name in ("cpu_seconds_total", "resident_memory_bytes"))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        used = psutil.Process(child.pid).cpu_times()
+        assert read(telemetry, "agent_cpu_seconds_total")[()] >= seconds + used.user
+        assert read(telemetry, "agent_resident_memory_bytes")[()] >= memory + 190_000_000
+    assert child.returncode == 1, "its input ended"
+    assert read(telemetry, "agent_cpu_seconds_total")[()] >= seconds + used.user
+    assert read(telemetry, "agent_resident_memory_bytes")[()] < memory + 100_000_000
 
 
 def test_jumps_of_the_clock_are_counted_by_direction() -> None:

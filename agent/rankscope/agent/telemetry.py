@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -30,8 +32,20 @@ JUMPS = Metric(
     ("direction",),
     source="CLOCK_REALTIME against CLOCK_MONOTONIC",
 )
-CPU = Metric("agent_cpu_seconds_total", "counter", "CPU time that the agent used.", unit="seconds", source="psutil")
-MEMORY = Metric("agent_resident_memory_bytes", "gauge", "Memory that the agent holds.", unit="bytes", source="psutil")
+CPU = Metric(
+    "agent_cpu_seconds_total",
+    "counter",
+    "CPU time that the agent and its child processes used.",
+    unit="seconds",
+    source="psutil",
+)
+MEMORY = Metric(
+    "agent_resident_memory_bytes",
+    "gauge",
+    "Memory that the agent and its child processes hold.",
+    unit="bytes",
+    source="psutil",
+)
 SAMPLER_UP = Metric("sampler_up", "gauge", "1 when the sampler's newest collection succeeded.", ("sampler",))
 SAMPLER_DURATION = Metric(
     "sampler_duration_seconds", "gauge", "Duration of the newest collection.", ("sampler",), "seconds"
@@ -94,6 +108,7 @@ class Telemetry:
         default_factory=dict[tuple[str, str, int], dict[str, int]]
     )
     _process: psutil.Process = field(default_factory=psutil.Process)
+    _seconds: float = 0.0
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count something that was dropped or refused; `reason` is of a closed set."""
@@ -140,15 +155,29 @@ class Telemetry:
         yield Sample(SERIES, self.series)
         for direction, count in node.clock.jumps.items():
             yield Sample(JUMPS, count, (direction,))
-        cpu = self._process.cpu_times()
-        yield Sample(CPU, cpu.user + cpu.system)
-        yield Sample(MEMORY, self._process.memory_info().rss)
+        cpu, memory = self._cost()
+        yield Sample(CPU, cpu)
+        yield Sample(MEMORY, memory)
         for name, health in self.samplers.items():
             yield Sample(SAMPLER_UP, float(health.up), (name,))
             yield Sample(SAMPLER_DURATION, health.seconds, (name,))
             if health.last_success is not None:
                 yield Sample(SAMPLER_LAST_SUCCESS, health.last_success, (name,))
             yield Sample(SAMPLER_ERRORS, health.errors, (name,))
+
+    def _cost(self) -> tuple[float, float]:
+        """Return CPU seconds and resident bytes of the agent and its children, such as the one that holds NVML."""
+        own = self._process.cpu_times()
+        seconds, resident = own.user + own.system, self._process.memory_info().rss
+        seconds += own.children_user + own.children_system  # of those that have ended
+        for pid in _children():
+            with contextlib.suppress(psutil.Error):
+                child = psutil.Process(pid)
+                times = child.cpu_times()
+                resident += child.memory_info().rss
+                seconds += times.user + times.system
+        self._seconds = max(seconds, self._seconds)  # one that ends just now is in neither
+        return self._seconds, resident
 
     def _gather(self, node: Node) -> None:
         """Count what ranks were refused, so that the count outlives the ranks."""
@@ -159,6 +188,13 @@ class Telemetry:
                 self.dropped(reason, max(0, count - before.get(reason, 0)))
             known[rank.info.key] = dict(rank.refused)
         self._seen = known
+
+
+def _children() -> Iterator[int]:
+    """Yield the pids of the agent's children; psutil reads every process of the machine for them."""
+    for path in glob.glob("/proc/self/task/*/children"):
+        with contextlib.suppress(OSError), open(path) as file:
+            yield from map(int, file.read().split())
 
 
 def _driver(node: Node) -> tuple[str, str, str]:
