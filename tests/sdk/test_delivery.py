@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,39 @@ def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_
 
     wait_for(lambda: not others())
     process.communicate("\n", timeout=20)
+
+
+@pytest.mark.parametrize("count", [100, 60_000])
+def test_a_spool_that_is_removed_under_a_rank_costs_no_point_that_is_still_in_reach(
+    agent: Agent, script: Script, spool: Path, count: int
+) -> None:
+    process = script(f"""
+        import sys, time
+        from rankscope import sdk
+        sdk.init(project="p", name="n")
+        for number in range(1000):
+            sdk.log(loss=float(number))
+        print("up", flush=True)
+        sys.stdin.readline()
+        for number in range(1000, 1000 + {count}):
+            sdk.log(loss=float(number))
+            if number % 5000 == 0:
+                time.sleep(0.4)  # for the sender to keep up: what it has not yet opened cannot be had back
+        sdk.log(new=1.0)
+        sdk.finish()
+    """)
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 1000)
+    shutil.rmtree(spool)
+    _, errors = process.communicate("\n", timeout=60)
+    wait_for(lambda: agent.only.goodbye is not None, 20)
+    assert agent.only.scalar("loss") == [(n, float(n)) for n in range(1000 + count)]
+    assert agent.only.scalar("new") == [(1000 + count, 1.0)]
+    assert agent.only.gaps == 0
+    assert "Traceback" not in errors
+    assert errors.count("was removed") == 1
+    wait_for(lambda: not list(_spool.journals(spool)))
 
 
 def test_points_wait_for_an_agent_that_comes_later(short: Path, script: Script, spool: Path) -> None:

@@ -139,10 +139,19 @@ def test_what_the_agent_has_does_not_count_as_dropped(journal: _journal.Journal)
 def test_a_folder_that_goes_away_is_made_again(journal: _journal.Journal) -> None:
     put(journal, 1.0, step=1)
     shutil.rmtree(journal.folder)
-    written = sum(put(journal, 1.0, step=step) for step in range(60_000))
-    assert written > 20_000  # what fitted into the segment that was open
-    journal._blocked_until = 0  # a second later
-    assert put(journal, 1.0, step=7)
+    assert all(put(journal, 1.0, step=step) for step in range(60_000))
+    steps = read(journal.folder)
+    assert steps == list(range(60_000 - len(steps), 60_000))
+    assert len(steps) > 20_000
+    assert [kind for kind, _ in said] == ["journal_gone"]
+
+
+def test_a_journal_that_goes_away_when_it_is_full_is_made_again(journal: _journal.Journal) -> None:
+    for step in range(120_000):
+        put(journal, 1.0, step=step)
+    shutil.rmtree(journal.folder)
+    assert all(put(journal, 1.0, step=step) for step in range(60_000))
+    assert read(journal.folder)[-1] == 59_999
 
 
 def limited(code: str) -> str:

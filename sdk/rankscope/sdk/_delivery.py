@@ -79,10 +79,15 @@ def last_word(delivery: Delivery, folder: Path) -> bool:
 
     False when the disk is too full to add one: then what is there is delivered first, which makes room.
     """
+    if not folder.exists():  # somebody removed it: what is open is all there is
+        delivery.final, _ = delivery.reader.left()
+        return True
+    delivery.final, said, _ = survey(folder)
+    if said:
+        return True
     try:
         delivery.final = complete(folder)
     except OSError:
-        delivery.final = survey(folder)[0]
         return False
     delivery.reader.seek(delivery.reader.next)  # the segment that it has open may have been replaced
     return True

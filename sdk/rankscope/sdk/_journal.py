@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
+from rankscope.sdk._live import FILE as LIVE
 from rankscope.sdk._live import Live, abandon
 
 DEFAULT_BYTES = 256 << 20
@@ -32,9 +33,11 @@ class Journal:
         "_ahead",
         "_blocked_until",
         "_file",
+        "_hello",
         "_mapped",
         "_max",
         "_segments",
+        "_shape_lines",
         "_shapes",
         "_warn",
         "buffer",
@@ -64,12 +67,18 @@ class Journal:
         self._segments: list[int] = []
         self._blocked_until = 0
         self._shapes = -1
+        self._shape_lines: list[bytes] = []
+        self._hello = b""
+        with contextlib.suppress(OSError):
+            self._hello = (folder / spool.HELLO).read_bytes()
         self._roll()
 
     def shape(self, shape: records.Shape) -> None:
         """Write down what the columns of a row are, before the first such row. Raises OSError."""
         if self.closed:
             return
+        if os.fstat(self._shapes).st_nlink == 0 if self._shapes >= 0 else not self.folder.exists():
+            self._roll()  # someone removed the folder: go on in a new one
         if self._shapes < 0:
             path = self.folder / spool.SHAPES
             self._shapes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -78,6 +87,7 @@ class Journal:
         if written != len(line):
             os.ftruncate(self._shapes, os.fstat(self._shapes).st_size - written)
             raise OSError("no room for the shape of a row")
+        self._shape_lines.append(line)
 
     def append(self, size: int, pack: Callable[[mmap.mmap | bytearray, int], None], points: int) -> bool:
         """Write a record of `size` bytes, making room first; False when it had to be dropped."""
@@ -203,11 +213,12 @@ class Journal:
         """Create a segment; its blocks are allocated before it is mapped. Raises OSError and leaves nothing then."""
         path = self.folder / spool.segment_name(first)
         head = records.SEGMENT.pack(records.MAGIC, first, time.time_ns() - time.monotonic_ns())
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # someone cleaned up under us
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            raise
+            file = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self._remake()
+            file = os.open(path, flags, 0o600)
         try:
             if not self._mapped:
                 os.write(file, head)
@@ -223,11 +234,26 @@ class Journal:
             raise
         return buffer, -1
 
+    def _remake(self) -> None:
+        """Make the folder again that someone removed, with all that it takes to read what comes. Raises OSError."""
+        self._warn("journal_gone", f"{self.folder} was removed: what waited in it may be lost; it is made again")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / LIVE).write_bytes(bytes(self.live.page))
+        (self.folder / spool.SHAPES).write_bytes(b"".join(self._shape_lines))
+        if self._shapes >= 0:
+            os.close(self._shapes)
+            self._shapes = -1
+        if self._hello:
+            (self.folder / spool.HELLO).write_bytes(self._hello)
+
     def _make_room(self) -> None:
         """Remove the oldest segments beyond the bound, and count what of them was not yet delivered."""
         if len(self._segments) < self._max:
             return
-        here = [first for first, _ in spool.segments(self.folder)]
+        try:
+            here = [first for first, _ in spool.segments(self.folder)]
+        except FileNotFoundError:
+            here = []
         self._segments = here
         while len(here) >= self._max:
             first, following = here[0], here[1] if len(here) > 1 else self.sequence + 1

@@ -82,6 +82,14 @@ class Reader:
                     total += path.stat().st_blocks * 512
         return total
 
+    def left(self) -> tuple[int, bool]:
+        """Return the last record of the open segment, and whether it is a goodbye: all that a removed journal holds."""
+        last, said = self.next - 1, False
+        for _, found in records.records(self._look(records.SEGMENT_BYTES) if self._file >= 0 else b""):
+            last += len(found)
+            said = isinstance(found, records.Event) and found.kind == "goodbye"
+        return last, said
+
     def forget(self, safe: int) -> None:
         """Remove segments whose records are all safe; never the newest one."""
         found = self._segments()

@@ -92,9 +92,10 @@ class Sender:
 
     def _ended(self) -> None:
         """The rank is through with its journal: complete it, and let go of the rank's stderr."""
-        self._writer = spool.lock(self.folder / spool.WRITER)
-        if self._writer is None:
-            return  # someone closed the pipe, but the rank still writes
+        with contextlib.suppress(FileNotFoundError):  # somebody removed the journal
+            self._writer = spool.lock(self.folder / spool.WRITER)
+            if self._writer is None:
+                return  # someone closed the pipe, but the rank still writes
         self.ended_at = time.monotonic()
         if self.delivery is not None:
             self.delivery.reader.eager = True
