@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -96,12 +99,20 @@ def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequenc
         console.rule(f"[bold]the first of {len(arrivals)} webhook bodies that the receiver got[/]", align="left")
         console.print_json(json.dumps(firing[0].body), indent=2)
     console.rule("[bold]where to look[/]", align="left")
-    places = {"TensorBoard": f"tensorboard --logdir {runs}"}
+    places = {"TensorBoard": f"{_typed('tensorboard')} --logdir {runs}"}
     here = {labels["run"] for labels, _ in points}
     places["the run's folder"] = str(next((path for path in runs.glob("*/*") if path.name in here), runs))
     if serving:
         places |= {"page": f"{url}/", "Prometheus scrapes": f"{url}/metrics"}
     else:
-        places["page and metrics"] = "rankscope demo --serve keeps the agent up to look at them"
+        places["page and metrics"] = f"{_typed('rankscope')} demo --serve keeps the agent up to look at them"
     for what, where in places.items():
         console.print(f"{what:18}  {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _typed(program: str) -> str:
+    """Return how a program is called from here: by its path where the shell would not find this environment's."""
+    here = Path(sys.executable).parent / program
+    if shutil.which(program) or not here.exists():
+        return program
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
