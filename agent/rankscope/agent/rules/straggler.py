@@ -28,7 +28,8 @@ class Straggler:
     of that.
 
     Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be
-    told from a faster other, so `ratio` counts twice).
+    told from a faster other, so `ratio` counts twice). Where ranks wait for each other inside of forward, all of them
+    look alike, and nothing is found: DDP does so for a model with buffers, unless it has `broadcast_buffers=False`.
 
     Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of
     the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
