@@ -373,6 +373,8 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t h, int count, nvmlFieldValue_
     for (int i = 0; i < count; i++) {
         char key[96], text[160];
         snprintf(key, sizeof key, "field.%u", values[i].fieldId);
+        if (values[i].scopeId && values[i].scopeId != 0xFFFFFFFF)
+            snprintf(key, sizeof key, "field.%u.%u", values[i].fieldId, values[i].scopeId);
         nvmlReturn_t result = values[i].nvmlReturn = answer(h, key, text);
         if (result != OK) continue;
         if (strpbrk(text, ".n") && strncmp(text, "0x", 2)) {

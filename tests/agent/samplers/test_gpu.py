@@ -190,10 +190,11 @@ def test_throttled_time_is_read_by_the_numbers_of_the_driver(
 
 
 def test_a_grace_blackwell_card_tells_its_own_power(driver: Driver, gpu: Make, node: Node) -> None:
-    """Not that of its module, of which it is a half."""
+    """And apart from it that of its module, of two GPUs and a CPU."""
     driver.load(build.scenario("gb200"))
     found = values(gpu().sample(node))
     assert found["gpu_power_watts", "0"] == 165.93
+    assert found["gpu_module_power_watts", "0"] == 467.17
     assert found["gpu_power_limit_watts", "0"] == 1200
     assert found["gpu_throttle_seconds_total", "0", "sw_power_cap"] == pytest.approx(2.354613)
 
@@ -257,6 +258,11 @@ def test_mig_instances_are_profiled_one_by_one(driver: Driver, gpu: Make, node: 
     list(sampler.sample(node))
     active = [(s.labels[1][:12], s.value) for s in sampler.sample(node) if s.metric.name == "mig_sm_active_ratio"]
     assert active == [("MIG-3f1c8a9e", 0.635)]
+
+
+def test_a_card_on_no_module_has_no_module_power(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(build.scenario("h100"))
+    assert ("gpu_module_power_watts", "0") not in values(gpu().sample(node))
 
 
 def test_pcie_traffic_is_measured_where_it_is_not_counted(driver: Driver, gpu: Make, node: Node) -> None:

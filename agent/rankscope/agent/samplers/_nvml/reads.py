@@ -15,6 +15,7 @@ Argument: TypeAlias = "int | str"
 """A number, or the name of one of nvidia-ml-py's constants: a name that it lacks makes the value unsupported."""
 
 ALL_LINKS = 0xFFFFFFFF
+MODULE = 1  # NVML_POWER_SCOPE_MODULE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Field:
         return card.field(self)
 
     def __str__(self) -> str:
-        return self.name.removeprefix("NVML_")
+        return self.name.removeprefix("NVML_") + (" of the module" if self.scope == MODULE else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ This table is all there is to a metric: the process that holds NVML reads by it,
 
 from __future__ import annotations
 
-from rankscope.agent.samplers._nvml.reads import ALL_LINKS, Call, Field, Gpm, Links, Read
+from rankscope.agent.samplers._nvml.reads import ALL_LINKS, MODULE, Call, Field, Gpm, Links, Read
 from rankscope.agent.samplers._nvml.row import Row, memory_part, ratio
 
 _FI = "NVML_FI_DEV_"
@@ -79,6 +79,11 @@ ROWS: tuple[Row, ...] = (
     Row(
         "gpu_power_watts", "gauge", "watts", "Board power draw.",
         {"": (Call("nvmlDeviceGetPowerUsage", per=1000), Field(_FI + "POWER_INSTANT", per=1000))}, high=10_000,
+    ),
+    Row(
+        "gpu_module_power_watts", "gauge", "watts",
+        "Power draw of the module that the GPU is a part of, with its other GPUs and CPU (Grace).",
+        {"": Field(_FI + "POWER_INSTANT", MODULE, per=1000)}, high=20_000,
     ),
     Row(
         "gpu_power_limit_watts", "gauge", "watts", "Enforced power limit.",

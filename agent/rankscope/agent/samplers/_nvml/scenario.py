@@ -3,9 +3,9 @@
 A text of lines `key value`. `driver`, `nvml` and `cuda` (as 12080) come first; each line `card` begins a GPU, each line
 `mig` a MIG instance of it, and what follows belongs to it: the name of an NVML function with its arguments and the
 part of its answer, and what it answers, in NVML's units (`nvmlDeviceGetClockInfo.1 1980`,
-`nvmlDeviceGetMemoryInfo.used 68719476736`, `field.82 61`, `gpm.2 47.3`, `process 4711 compute 5368709120 93`).
-What is not named is not supported; `error N` answers with an NVML error, `hang` never answers, `slow 1.5 …` late, and
-the key `*` stands for every function.
+`nvmlDeviceGetMemoryInfo.used 68719476736`, `field.82 61`, with a scope `field.186.1 467170`, `gpm.2 47.3`,
+`process 4711 compute 5368709120 93`). What is not named is not supported; `error N` answers with an NVML error, `hang`
+never answers, `slow 1.5 …` late, and the key `*` stands for every function.
 """
 
 from __future__ import annotations

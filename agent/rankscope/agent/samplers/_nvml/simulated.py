@@ -11,6 +11,7 @@ from rankscope.agent.runs.state import Node, Rank
 from rankscope.agent.samplers._nvml.api import nvml
 from rankscope.agent.samplers._nvml.device import Device
 from rankscope.agent.samplers._nvml.reading import Look
+from rankscope.agent.samplers._nvml.reads import ALL_LINKS
 from rankscope.agent.samplers._nvml.scenario import Answers, Scenario, parse
 
 _AVERAGE = 0.35  # weight of the newest second in what the card shows, as its own averaging does
@@ -142,8 +143,8 @@ class _Nvml:
 
     def nvmlDeviceGetFieldValues(self, answers: Answers, ids: list[tuple[int, int]]) -> list[SimpleNamespace]:  # noqa: N802
         found: list[SimpleNamespace] = []
-        for field, _ in ids:
-            text = answers.values.get(f"field.{field}")
+        for field, scope in ids:
+            text = answers.values.get(f"field.{field}" + (f".{scope}" if scope not in (0, ALL_LINKS) else ""))
             value = SimpleNamespace(dVal=float(text or 0))
             code = nvml.NVML_SUCCESS if text is not None else nvml.NVML_ERROR_NOT_SUPPORTED
             found.append(SimpleNamespace(nvmlReturn=code, valueType=0, value=value))
