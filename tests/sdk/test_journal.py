@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -366,3 +367,41 @@ def test_a_disk_that_fails_under_the_page_beside_the_records_stops_nothing(
         sdk.log(loss="no number")
         assert [step for step, _ in sent.scalar("loss")] == list(range(10))
         assert sum(sent.warnings.values()) == 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("end", ["sdk.finish()", "sdk.finish(3)"])
+def test_how_a_rank_ended_is_known_where_the_disk_had_no_room_for_it(end: str) -> None:
+    code = f"""
+import json, os, tempfile
+from pathlib import Path
+os.environ["RANKSCOPE_SPOOL"] = tempfile.mkdtemp()
+os.environ["RANKSCOPE_AGENT"] = "unix:/nobody"
+from rankscope.sdk import _runtime
+from rankscope.sdk._delivery import complete
+from rankscope.sdk._reader import Reader
+sdk.init()
+folder = _runtime.running.begun.folder
+full(True)
+for number in range(30_000):
+    sdk.log(loss=float(number))
+{end}
+full(False)
+complete(folder)
+reader, events = Reader(folder), []
+while found := reader.read(5000, 1 << 20)[1]:
+    events += [one for one in found if hasattr(one, "fields")]
+print(json.dumps([dict(one.fields) for one in events]))
+"""
+    said = json.loads(limited(code).splitlines()[0])
+    assert said == [{"reason": "finished", "exit_code": 3 if "3" in end else 0}]
+
+
+def test_a_bound_that_is_no_number_is_said_and_the_usual_one_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANKSCOPE_SPOOL_BYTES", "256MB")
+    with capture() as sent:
+        sdk.log(loss=1.0)
+    assert sent.scalar("loss") == [(0, 1.0)]
+    assert "'256MB' is no number of bytes" in caplog.text

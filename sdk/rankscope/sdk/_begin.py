@@ -71,14 +71,22 @@ def begin_in(place: Path, identity: Identity, request: Request, warn: Callable[[
         fields["started_unix_seconds"] = time.time()
         fields["boot"] = boot()
         write_hello(folder, fields)
-        most = int(os.environ.get("RANKSCOPE_SPOOL_BYTES") or DEFAULT_BYTES)
-        journal = Journal(folder, live, mapped, warn, most)
+        journal = Journal(folder, live, mapped, warn, _bound(warn))
     except BaseException:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return Begun(Session(journal, live), folder, lock, fields)
+
+
+def _bound(warn: Callable[[str, str], None]) -> int:
+    """Return how many bytes a journal may have: RANKSCOPE_SPOOL_BYTES."""
+    given = os.environ.get("RANKSCOPE_SPOOL_BYTES") or str(DEFAULT_BYTES)
+    if given.isdecimal():
+        return int(given)
+    warn("init:bytes", f"RANKSCOPE_SPOOL_BYTES={given[:40]!r} is no number of bytes: {DEFAULT_BYTES} is taken")
+    return DEFAULT_BYTES
 
 
 def write_hello(folder: Path, fields: dict[str, object]) -> None:

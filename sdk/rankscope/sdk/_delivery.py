@@ -19,7 +19,7 @@ from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
 from rankscope.sdk._ends import SIGNALLED, read_signal
 from rankscope.sdk._identity import boot, start_ticks
-from rankscope.sdk._live import Glance
+from rankscope.sdk._live import Glance, read_end
 from rankscope.sdk._reader import Reader, survey
 from rankscope.sdk._stream import PROTOCOL, Delivery
 from rankscope.v1 import ingest_pb2
@@ -61,9 +61,9 @@ def complete(folder: Path) -> int:
     last, said, at = survey(folder)
     if said:
         return last
-    fields: dict[str, object] = {"reason": "vanished"}
+    fields: dict[str, object] = read_end(folder) or {"reason": "vanished"}
     trace = read_signal(folder / SIGNALLED)
-    if trace:
+    if trace and fields.get("reason") == "vanished":
         fields = {"reason": "signal", "signal": 15, "traceback": trace, "exit_code": -15}
     now = time.monotonic_ns()
     head = records.SEGMENT.pack(records.MAGIC, last + 1, time.time_ns() - now)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 SIZE = 4096
 FILE = "live"
@@ -39,6 +42,7 @@ _RATES_AT = 320
 _RING = 64
 _SAMPLES = struct.Struct(f"<{_RING}I")
 _SAMPLES_AT = 512
+_END_AT, _END = 768, 256  # how the rank ended, as JSON, where the journal had no room for it
 _NAMES_AT = 1024
 _NAME = 48
 MAX_PHASES = (SIZE - _NAMES_AT) // _NAME
@@ -108,6 +112,13 @@ class Live:
         """How often something optional shall be sent, as the agent wishes: 1 as configured, 0 off."""
         return float(_RATES.unpack_from(self._read(), _RATES_AT)[RATES.index(what)])
 
+    def end(self, fields: Mapping[str, object]) -> None:
+        """Note how the rank ended, in short: this page has its place on a disk that is full."""
+        known = {name: fields[name] for name in ("reason", "exit_code", "signal") if name in fields}
+        text = json.dumps(known).encode()[:_END]
+        self.page[_END_AT : _END_AT + len(text)] = text
+        self.save()
+
     def save(self) -> None:
         """Write the page where it is not mapped, all but what the sender writes; a full disk is no reason to stop."""
         if self._file >= 0:
@@ -139,6 +150,15 @@ def abandon(mapping: mmap.mmap | bytearray) -> None:
     if isinstance(mapping, mmap.mmap):
         with contextlib.suppress(BufferError):
             mapping.close()
+
+
+def read_end(folder: Path) -> dict[str, object]:
+    """Return how the rank said that it ended where the journal had no room for it, else nothing."""
+    try:
+        found: object = json.loads((folder / FILE).read_bytes()[_END_AT : _END_AT + _END].rstrip(b"\0"))
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
 
 
 class Glance:

@@ -105,7 +105,10 @@ class Session(RowWriter):
                 self.live.drop("late_lost", self._late.lost)
             if self.phases.spent:
                 self._table(monotonic_ns(), max(0, self.step), {}, self.phases.spent)
+            before = self.journal.sequence
             self.event("goodbye", fields)
+            if self.journal.sequence == before:  # no room
+                self.live.end(fields)
             self.tend = self.hurry = None
             self.journal.close()
             self.live.close()
