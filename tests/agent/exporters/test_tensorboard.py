@@ -218,6 +218,29 @@ def test_an_agent_under_a_new_host_name_goes_on_with_the_sessions_it_knows(
     assert [step for step, _ in scalars(path, "loss")] == list(range(1, 8))
 
 
+def test_under_a_new_host_name_an_old_session_is_not_written_twice_though_a_new_one_came_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, losses(1, 5))
+    with next(path.glob("events.*")).open("ab") as file:
+        file.write(b"written, and never counted")
+    monkeypatch.setattr(os, "uname", lambda: type("Uname", (), {"nodename": "another"}))
+    for _ in range(2):  # also by an agent that starts again
+        record = Tensorboard(dir=str(tmp_path))
+        later = rank(session=8, attempt=1)
+        if record.begin(later) == 0:
+            record.write(later, losses(1, 3))
+        assert record.begin(rank()) == 5
+        record.close()
+    record = Tensorboard(dir=str(tmp_path))
+    record.begin(later)
+    assert record.begin(rank()) == 5
+    record.write(rank(), losses(6, 2))
+    record.close()
+    assert len(list(path.glob("events.*"))) == 2
+    assert sorted(step for step, _ in scalars(path, "loss")) == sorted([*range(1, 8), *range(1, 4)])
+
+
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
     """No file of this process grows beyond `size` bytes meanwhile."""

@@ -78,8 +78,21 @@ class Tensorboard:
         self._files[rank.key] = file
         self._open.setdefault(rank.key, set()).add(rank.session)
         if _name(rank) not in file.progress.sessions:
+            self._inherit(file, rank)
             self._introduce(file, rank, _name(rank))
         return file
+
+    def _inherit(self, file: EventFile, rank: RankInfo) -> None:
+        """Go on after what another file has of a session that is new to this one. Raises OSError.
+
+        So it comes when the agent goes by another host name by now, and a later attempt of the rank came first.
+        """
+        name = _name(rank)
+        other = EventFile(rank_folder(Path(self.dir), rank.key), self._host, name)
+        if name in other.safe and other.progress.host != file.progress.host:
+            other.save()  # cuts off what does not count: it comes again
+            other.close()
+            file.progress.sessions[name] = file.safe[name] = other.safe[name]
 
     def _introduce(self, file: EventFile, rank: RankInfo, session: str) -> None:
         """Write what a new session brings: the configuration where it is new, and that the run goes on."""
@@ -90,7 +103,7 @@ class Tensorboard:
         if digest != progress.config and (rank.config or progress.config):
             file.append(hparams.config_record(rank))
         progress.config = digest
-        progress.sessions[session] = 0
+        progress.sessions.setdefault(session, 0)
         age = (rank.attempt, rank.started)
         if age >= progress.newest[:2]:
             progress.newest = (*age, session)
