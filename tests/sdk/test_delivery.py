@@ -186,6 +186,18 @@ def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_
     process.communicate("\n", timeout=20)
 
 
+def test_what_is_left_of_a_journal_whose_removal_was_cut_short_goes_away(tmp_path: Path) -> None:
+    old, fresh, journal, foreign = (tmp_path / name for name in ("a" * 16, "b" * 16, "c" * 16, "of-the-user"))
+    for folder in (old, fresh, journal, foreign):
+        folder.mkdir()
+        (folder / _spool.segment_name(1)).write_bytes(bytes(100))
+    (journal / _spool.HELLO).write_text("{}")
+    for folder in (old, journal, foreign):
+        os.utime(folder, (1e9, 1e9))
+    _delivery.clear(tmp_path)
+    assert sorted(path for path in tmp_path.iterdir()) == [fresh, journal, foreign]
+
+
 @pytest.mark.parametrize("count", [100, 60_000])
 def test_a_spool_that_is_removed_under_a_rank_costs_no_point_that_is_still_in_reach(
     agent: Agent, script: Script, spool: Path, count: int
@@ -203,12 +215,20 @@ def test_a_spool_that_is_removed_under_a_rank_costs_no_point_that_is_still_in_re
             if number % 5000 == 0:
                 time.sleep(0.4)  # for the sender to keep up: what it has not yet opened cannot be had back
         sdk.log(new=1.0)
+        print("held", flush=True)
+        sys.stdin.readline()
         sdk.finish()
     """)
     assert process.stdout is not None
     process.stdout.readline()
     wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 1000)
     shutil.rmtree(spool)
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "held\n"
+    (own,) = _spool.journals(spool)
+    assert _spool.lock(own / _spool.WRITER) is None
     _, errors = process.communicate("\n", timeout=60)
     wait_for(lambda: agent.only.goodbye is not None, 20)
     assert agent.only.scalar("loss") == [(n, float(n)) for n in range(1000 + count)]

@@ -26,6 +26,7 @@ from rankscope.v1 import ingest_pb2
 
 SURROUNDINGS = "environment.json"
 PATIENCE = 2.0  # seconds without an agent after which a journal of a dead rank is left for later
+FORGOTTEN = 3600.0  # seconds after which a folder that is no journal will not become one any more
 STUCK = 10.0  # the same, without progress while the agent is there
 
 
@@ -160,6 +161,17 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def clear(place: Path) -> None:
+    """Remove what is left of journals whose removal, or first moment, was cut short: nobody would ever look at it."""
+    with contextlib.suppress(OSError):
+        for folder in [Path(entry) for entry in os.scandir(place)]:
+            with contextlib.suppress(OSError):
+                old = time.time() - folder.lstat().st_mtime > FORGOTTEN
+                if old and spool.is_remnant(folder) and (lock := spool.lock(folder / spool.WRITER)) is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(lock)
+
+
 async def deliver_left_behind(own: Path, address: str, token: str, stop: Callable[[], bool]) -> None:
     """Deliver the journals beside one's own whose owner and sender are both gone, one after the other."""
     for journal in spool.journals(own.parent):
@@ -170,3 +182,4 @@ async def deliver_left_behind(own: Path, address: str, token: str, stop: Callabl
         with contextlib.suppress(OSError, ValueError):
             await Dead(journal, address, token, stop).run()
         await asyncio.sleep(0)
+    clear(own.parent)

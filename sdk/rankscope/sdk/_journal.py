@@ -34,6 +34,7 @@ class Journal:
         "_blocked_until",
         "_file",
         "_hello",
+        "_lock",
         "_mapped",
         "_max",
         "_segments",
@@ -68,6 +69,7 @@ class Journal:
         self._blocked_until = 0
         self._shapes = -1
         self._shape_lines: list[bytes] = []
+        self._lock: int | None = None  # of the writer, in a folder that was made again
         self._hello = b""
         with contextlib.suppress(OSError):
             self._hello = (folder / spool.HELLO).read_bytes()
@@ -150,15 +152,16 @@ class Journal:
         if isinstance(self.buffer, mmap.mmap):
             self.buffer.close()
         self.buffer = bytearray(records.SEGMENT_BYTES)
-        for file in (self._file, self._shapes):
+        for file in (self._file, self._shapes, -1 if self._lock is None else self._lock):
             if file >= 0:
                 os.close(file)
         self._file = self._shapes = -1
+        self._lock = None
 
     def abandon(self) -> None:
         """In a forked child: let go of mapping and files, which are the parent's."""
         abandon(self.buffer)
-        for file in (self._file, self._shapes):
+        for file in (self._file, self._shapes, -1 if self._lock is None else self._lock):
             if file >= 0:
                 os.close(file)
 
@@ -238,6 +241,9 @@ class Journal:
         """Make the folder again that someone removed, with all that it takes to read what comes. Raises OSError."""
         self._warn("journal_gone", f"{self.folder} was removed: what waited in it may be lost; it is made again")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = spool.lock(self.folder / spool.WRITER)
         (self.folder / LIVE).write_bytes(bytes(self.live.page))
         (self.folder / spool.SHAPES).write_bytes(b"".join(self._shape_lines))
         if self._shapes >= 0:

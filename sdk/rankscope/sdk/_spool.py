@@ -103,6 +103,13 @@ def _is_journal(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False) and os.path.exists(os.path.join(entry.path, HELLO))
 
 
+def is_remnant(folder: Path) -> bool:
+    """True for a folder that is named as those of sessions are, and is none."""
+    name = folder.name
+    named = len(name) == 16 and all(digit in "0123456789abcdef" for digit in name)
+    return named and not folder.is_symlink() and folder.is_dir() and not (folder / HELLO).exists()
+
+
 def segments(folder: Path) -> list[tuple[int, Path]]:
     """Return the segments of a journal with the sequence of their first record, in order."""
     found: list[tuple[int, Path]] = []
