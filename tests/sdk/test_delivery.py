@@ -434,6 +434,25 @@ def test_hurrying_a_sender_that_does_not_listen_holds_nobody_up(script: Script) 
     assert process.communicate(timeout=60)[0].endswith("through\n")
 
 
+def test_a_loss_that_is_no_number_finds_its_way_though_the_sender_has_died(agent: Agent, script: Script) -> None:
+    """In a training that logs once a minute, the usual look after the sender may be an hour away."""
+    process = script("""
+        import os, signal, sys
+        from rankscope import sdk
+        from rankscope.sdk import _runtime
+        sdk.init(project="p", name="n")
+        for number in range(5):
+            sdk.log(loss=float(number))
+        helper = _runtime.running.helper
+        os.kill(helper.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)
+        sdk.log(loss=float("nan"))
+        sys.stdin.readline()
+    """)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 6)
+    process.communicate("\n", timeout=20)
+
+
 def test_a_sender_that_died_is_no_broken_pipe_to_a_training_that_would_end_by_one(script: Script) -> None:
     """`signal(SIGPIPE, SIG_DFL)` is what scripts do whose output goes through `head`."""
     process = script("""
@@ -463,3 +482,16 @@ def test_an_agent_that_takes_ten_seconds_for_each_answer_gets_everything_once(ag
     process.stdout.readline()
     wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 20_000, 120)
     assert (agent.only.repeated, agent.only.gaps, agent.streams) == (0, 0, 1)
+
+
+def test_rank_zero_says_once_that_no_agent_answers(agent: Agent, script: Script, short: Path) -> None:
+    """A wrong address and an agent that comes later look the same: that is for a person to tell."""
+    agent.stop()
+    process = script(LOGS.replace("COUNT", "10") + "    sys.stdin.readline()")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(
+        f"rankscope: no agent answers at unix:{short}/agent.sock: points wait in"
+    )
+    agent.start()
+    assert process.stderr.readline().startswith("rankscope: run n-")
+    assert process.communicate("\n", timeout=20)[1] == ""

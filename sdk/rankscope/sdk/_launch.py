@@ -70,13 +70,21 @@ class Helper:
         """True when the sender died: someone killed it, or the machine ran out of memory."""
         return self._process.poll() is not None
 
-    def wake(self) -> None:
-        """Have the sender look at the journal now; at most a few times a second, and never waiting for it."""
+    def wake(self) -> bool:
+        """Have the sender look at the journal now, at most a few times a second; False when it is there no more.
+
+        Never waits: a sender that does not listen has been told already.
+        """
         now = time.monotonic()
         if now - self._woken > WAKE_EVERY:
             self._woken = now
-            with contextlib.suppress(OSError):
+            try:
                 self._in.send(b"!", socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return True
 
     def finish(self, deadline: float) -> bool:
         """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""

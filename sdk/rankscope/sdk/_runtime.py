@@ -59,8 +59,8 @@ class Running:
 
     def hurry(self) -> None:
         """Have the sender look now: a number that is not finite was logged, or an alert."""
-        if self.helper is not None:
-            self.helper.wake()
+        if self.helper is not None and not self.helper.wake():
+            self.tend()
 
     def end(self, exit_code: object) -> None:
         """Write the goodbye, let the sender deliver, leave the rest on disk."""
