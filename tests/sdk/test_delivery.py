@@ -495,3 +495,11 @@ def test_rank_zero_says_once_that_no_agent_answers(agent: Agent, script: Script,
     agent.start()
     assert process.stderr.readline().startswith("rankscope: run n-")
     assert process.communicate("\n", timeout=20)[1] == ""
+
+
+def test_a_journal_that_is_gone_meanwhile_is_no_trouble_to_who_says_so(short: Path) -> None:
+    command = [sys.executable, "-m", "rankscope.sdk._deliver", str(short / "gone"), "--agent", "unix:/nowhere"]
+    asked = subprocess.run(command, capture_output=True, check=False)
+    assert (asked.returncode, b"cannot be delivered" in asked.stderr) == (2, True)
+    quiet = subprocess.run([*command, "--if-there"], capture_output=True, check=False)
+    assert (quiet.returncode, quiet.stderr) == (0, b"")

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,17 @@ def test_a_missing_artifact_costs_one_warning(tmp_path: Path) -> None:
     with capture() as sent:
         sdk.artifact("model", tmp_path / "absent")
         assert not media(sent)
+    assert sum(sent.warnings.values()) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, what: str) -> None:
+    path = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}[what]
+    if what == "pipe":
+        os.mkfifo(path)
+    with capture() as sent:
+        sdk.artifact("odd", path)
+    assert sent.events == [event for event in sent.events if event.kind == "goodbye"]
     assert sum(sent.warnings.values()) == 1
 
 

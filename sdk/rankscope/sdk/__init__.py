@@ -88,6 +88,7 @@ else:
     # hour eight must not end a training.
 
     def log(metrics=None, /, *surplus, step=None, **scalars):
+        """Log scalars of a step, by name: numbers, and tensors of one element. `step` omitted: the next one."""
         session = _session.current
         if session is None:
             return

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m rankscope.sdk._deliver", description=__doc__)
     parser.add_argument("folder", type=Path, help="the journal's folder")
     parser.add_argument("--agent", default="", help="unix:/path or host:port; RANKSCOPE_AGENT or the usual socket else")
+    parser.add_argument("--if-there", action="store_true", help="a journal that is gone was delivered by someone else")
     given = parser.parse_args(arguments)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return DELIVERED if asyncio.run(dead.run()) else LEFT
     except (OSError, ValueError) as error:
+        if given.if_there and not given.folder.exists():
+            return DELIVERED
         print(f"{given.folder} cannot be delivered: {error}", file=sys.stderr)
         return UNREADABLE
 

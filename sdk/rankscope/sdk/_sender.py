@@ -21,6 +21,7 @@ from rankscope.sdk._stacks import Unknown, ask
 from rankscope.sdk._stream import Delivery
 from rankscope.v1 import ingest_pb2
 
+UNHEARD = 5.0  # seconds without an agent after which that is said
 LAST_TRY = 0.5  # seconds for an agent that is not there when the rank ends
 DELIVERED, LEFT = b"d", b"l"  # what the rank hears at the end: all is safe, or the rest waits on disk
 
@@ -61,6 +62,7 @@ class Sender:
             lambda: time.time_ns() - time.monotonic_ns(),
         )
         self.delivery.where = self._stacks
+        loop.call_later(UNHEARD, self._nobody)
         done = await self.delivery.run()
         if done and not self._said:
             done = last_word(self.delivery, self.folder) and await self.delivery.run()
@@ -112,6 +114,12 @@ class Sender:
                 say(f"run {welcome.run}" + (f" · {welcome.url}" if welcome.url else ""))
             stop = lambda: bool(self.ended_at)  # noqa: E731
             self._others = asyncio.ensure_future(deliver_left_behind(self.folder, self.address, self.token, stop))
+
+    def _nobody(self) -> None:
+        """Say that no agent is there: that is nothing wrong, but a wrong address looks the same."""
+        if self.talks and not self._told and self.delivery is not None and not self.delivery.connected:
+            self._told.add("nobody")
+            say(f"no agent answers at {self.address}: points wait in {self.folder}")
 
     def _refused(self, why: str) -> None:
         if why not in self._told and len(self._told) < 10:

@@ -65,7 +65,7 @@ async def test_a_journal_that_nobody_holds_is_delivered(tmp_path: Path, delivere
         await until(lambda: not later.exists())
     finally:
         await receiver.stop()
-    assert told(deliverer) == f"{folder} --agent unix:///x\n{later} --agent unix:///x\n"
+    assert told(deliverer) == f"{folder} --agent unix:///x --if-there\n{later} --agent unix:///x --if-there\n"
 
 
 @pytest.mark.parametrize("held", ["writer.lock", "sender.lock"])

@@ -110,7 +110,7 @@ class Journals:
         self._retry[journal] = (time.monotonic() + pause, min(RETRY_MOST, pause * 2))
 
     async def _launch(self, journal: Path, owner: os.stat_result, tasks: set[asyncio.Task[None]]) -> None:
-        command = [sys.executable, "-m", DELIVERER, str(journal), "--agent", self.agent]
+        command = [sys.executable, "-m", DELIVERER, str(journal), "--agent", self.agent, "--if-there"]
         rights: dict[str, Any] = {}
         if os.geteuid() == 0 and owner.st_uid != 0:
             # What lies in another user's folder is read and removed with that user's rights, never with ours. That user
