@@ -57,7 +57,10 @@ asyncio.run(main(pathlib.Path(sys.argv[1]), sys.argv[2]))
 def test_every_beginning_and_every_end_arrive_in_order(tmp_path: Path) -> None:
     chance = random.Random(7)
     with inbox() as box:
-        for _ in range(12):
+        lives = 0
+        while lives < 12 or len({request.headers["webhook-id"] for request in box.arrived}) <= 10:
+            lives += 1
+            assert lives < 100, "the receiver hears too little"
             process = _start(tmp_path, box)
             time.sleep(chance.uniform(0.1, 0.7))  # when the blow falls, not how long something takes
             process.send_signal(signal.SIGKILL)
