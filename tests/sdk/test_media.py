@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from rankscope import sdk
-from rankscope.sdk import _artifacts
+from rankscope.sdk import _artifacts, _tables
 from rankscope.sdk.testing import Captured, Event, capture
 
 
@@ -137,6 +138,13 @@ def test_tables_of_every_kind(value: object) -> None:
         sdk.table("t", value)
         (event,) = media(sent)
     assert event.data == b'a,b\n1,x\n2,"y,z"\n'
+
+
+def test_a_table_that_never_ends_is_cut_off() -> None:
+    with capture() as sent:
+        sdk.table("t", ({"a": number} for number in itertools.count()))
+        events = media(sent)
+    assert b"".join(event.data for event in events).count(b"\n") == 1 + _tables.MAX_ROWS
 
 
 def test_artifacts_travel_whole_with_their_digest(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ def _rows(value: object) -> tuple[Sequence[object], Iterable[Iterable[object]]]:
     if isinstance(value, Mapping):
         columns = cast("Mapping[str, Iterable[object]]", value)
         return list(columns), zip(*columns.values(), strict=False)
-    given = list(cast("Iterable[object]", value))
+    given = list(itertools.islice(cast("Iterable[object]", value), MAX_ROWS + 1))  # of what may never end
     if given and isinstance(given[0], Mapping):
         mappings = cast("list[Mapping[str, object]]", given)
         header = list(dict.fromkeys(name for row in mappings for name in row))
