@@ -51,6 +51,7 @@ class Behaviour:
     reset_after: int = 0  # batches after which every stream is broken off; 0: never
     refuse: Callable[[ingest_pb2.Batch], str] = lambda _: ""
     token: str = ""
+    largest: int = 4 << 20  # bytes of a message; from the next start on
     heartbeat: float = 0.2
 
 
@@ -100,7 +101,7 @@ class Agent(ingest_pb2_grpc.IngestServicer):
 
     async def _serve(self) -> None:
         self.socket.unlink(missing_ok=True)
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", self.behaviour.largest)])
         ingest_pb2_grpc.add_IngestServicer_to_server(self, self._server)
         self._server.add_insecure_port(self.address)
         await self._server.start()

@@ -434,6 +434,21 @@ def test_hurrying_a_sender_that_does_not_listen_holds_nobody_up(script: Script) 
     assert process.communicate(timeout=60)[0].endswith("through\n")
 
 
+def test_an_agent_that_takes_only_small_messages_gets_smaller_ones(agent: Agent, script: Script) -> None:
+    agent.stop()
+    agent.behaviour.largest = 20_000
+    process = script(LOGS.replace("COUNT", "3000") + "    sdk.text('t', 'x' * 30_000)\n    sys.stdin.readline()")
+    assert process.stdout is not None
+    process.stdout.readline()
+    agent.start()
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 3000, 30)
+    process.communicate("\n", timeout=20)
+    wait_for(lambda: agent.only.goodbye is not None, 30)
+    assert whole(agent.only, 3000)
+    assert (agent.only.gaps, agent.only.repeated) == (0, 0)
+    assert not any(event.WhichOneof("body") == "text" for event in agent.only.events)
+
+
 def test_a_loss_that_is_no_number_finds_its_way_though_the_sender_has_died(agent: Agent, script: Script) -> None:
     """In a training that logs once a minute, the usual look after the sender may be an hour away."""
     process = script("""

@@ -24,9 +24,10 @@ from rankscope.agent.ingest import Ingest
 from rankscope.agent.judging import Judging
 from rankscope.agent.model import Batch, Sample
 from rankscope.agent.runs import metrics
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.retention import prune
 from rankscope.agent.runs.roles import Roles
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.sampling import Sampling
 from rankscope.agent.stacks import Searching
 from rankscope.agent.telemetry import Telemetry

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from rankscope.agent.component import Exporter
 from rankscope.agent.model import Batch, Heartbeat, Media, RankInfo, RankKey, Stacks, Text
 from rankscope.agent.questions import Questions
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.writing import Writer
 
 log = logging.getLogger("rankscope.ingest")

@@ -11,7 +11,8 @@ from rankscope.agent.alerts.engine import Alerts
 from rankscope.agent.component import Rule
 from rankscope.agent.model import Batch, Incomplete, UserAlert, Verdict
 from rankscope.agent.runs.clock import Dated
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 log = logging.getLogger("rankscope.judging")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rankscope.agent.model import RankKey, Stacks
 from rankscope.agent.runs.folder import rank_folder, replace_file
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 log = logging.getLogger("rankscope.stacks")
 

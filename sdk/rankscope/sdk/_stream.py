@@ -229,7 +229,9 @@ class Delivery:
     def _failed(self, error: grpc.aio.AioRpcError) -> None:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             self.refused(error.details() or "it is not allowed")
-        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT or (
+            error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and self.connected  # a message larger than it takes
+        ):
             self.refused(error.details() or "it makes no sense to it")
             if self.connected and self._limit == 1:
                 self._skip.add(self.acked + 1)

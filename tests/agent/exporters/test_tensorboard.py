@@ -362,3 +362,16 @@ def test_a_run_that_says_it_began_at_no_time_at_all_has_a_summary(tmp_path: Path
     record.write(info, losses(1, 3))
     record.close()
     assert json.loads((folder(tmp_path).parent / "run.json").read_text())["started"] == "NaN"
+
+
+def test_a_session_that_goes_on_is_remembered_however_many_others_come_and_go(tmp_path: Path) -> None:
+    record = Tensorboard(dir=str(tmp_path))
+    record.begin(rank())
+    for number in range(1, 251):
+        record.write(rank(), losses(number, 1))
+        other = rank(session=1000 + number)
+        record.begin(other)
+        record.write(other, Batch(1, 1, events=(Goodbye(1, 2.0, End.FINISHED),)))
+        record.commit()
+    record.close()
+    assert Tensorboard(dir=str(tmp_path)).begin(rank()) == 250

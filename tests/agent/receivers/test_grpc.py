@@ -18,7 +18,8 @@ from rankscope.agent.ingest import Ingest
 from rankscope.agent.receivers.fake_rank import FakeRank
 from rankscope.agent.receivers.grpc import Grpc
 from rankscope.agent.runs.naming import run_name
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.v1 import ingest_pb2, ingest_pb2_grpc
 
 T = TypeVar("T")

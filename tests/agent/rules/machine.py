@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rankscope.agent.model import Batch, Block, Event, Finding, Metric, RankInfo, RankKey, Sample, Verdict
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 Key: TypeAlias = "tuple[str, ...]"
 """A metric's name and its label values."""

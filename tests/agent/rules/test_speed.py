@@ -29,7 +29,8 @@ from rankscope.agent.rules.host_bottleneck import HostBottleneck
 from rankscope.agent.rules.straggler import Straggler
 from rankscope.agent.rules.throughput_drop import ThroughputDrop
 from rankscope.agent.rules.training_stalled import TrainingStalled
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 
 
 def told(rule: Rule, rows: list[Row]) -> list[Finding]:

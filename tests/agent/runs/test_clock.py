@@ -28,7 +28,8 @@ from rankscope.agent.model import (
 from rankscope.agent.rules.throughput_drop import ThroughputDrop
 from rankscope.agent.rules.training_stalled import TrainingStalled
 from rankscope.agent.runs.clock import QUIET, Clock, Dated, Reading, read
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0

@@ -23,8 +23,9 @@ from rankscope.agent.model import (
     Sample,
 )
 from rankscope.agent.runs import metrics
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.readings import Selection
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 
 NOW = 1_790_000_000.0
 

@@ -11,8 +11,9 @@ import pytest
 from rankscope.agent.model import Batch, Block, Column, Finding, RankInfo, RankKey
 from rankscope.agent.rules.gradient_explosion import GradientExplosion
 from rankscope.agent.runs import metrics
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.shares import MOST, Shares
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 
 NOW = 1_790_000_000.0
 

@@ -11,7 +11,8 @@ import pytest
 from rankscope.agent.model import Batch, Block, Column, RankInfo, RankKey
 from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.states import Figures, split
 from rankscope.agent.samplers.gpu import Gpu
 from tests.agent.samplers.conftest import Driver, attach, declared, values

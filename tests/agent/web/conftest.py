@@ -13,7 +13,8 @@ from rankscope.agent.alerts.silences import Silences
 from rankscope.agent.exporters.prometheus import Prometheus
 from rankscope.agent.model import Batch, Block, Column, Metric, RankInfo, RankKey, Sample, Stacks
 from rankscope.agent.runs import metrics
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 from rankscope.agent.stacks import Whereabouts
 from rankscope.agent.telemetry import Telemetry
 from rankscope.agent.web.app import View, create

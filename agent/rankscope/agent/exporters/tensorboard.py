@@ -137,7 +137,9 @@ class Tensorboard:
         except BaseException:
             back()
             raise
-        file.progress.sessions[session] = batch.last
+        sessions = file.progress.sessions
+        sessions.pop(session, None)  # to the end: those that say nothing any more are forgotten first
+        sessions[session] = batch.last
         file.touch()
 
     def _rows(self, columns: tuple[Column, ...]) -> Rows:

@@ -11,8 +11,9 @@ import numpy as np
 from rankscope.agent.component import Rule
 from rankscope.agent.model import Batch, Block, Column, Finding, Heartbeat, Incomplete, RankInfo, RankKey, Severity
 from rankscope.agent.reports.rows import CHUNK, MIN_GAP, Chunk, Part, Row, chunks
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.roles import Roles
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 PROJECT = "recorded"
 MANY = 4.0  # times the usual seconds of a step that are not yet a pause

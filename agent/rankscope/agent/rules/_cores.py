@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 
 
 class Cores(NamedTuple):

@@ -14,7 +14,8 @@ from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 Params = TypeVar("Params")
 

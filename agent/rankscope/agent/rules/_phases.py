@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Rank
 
 NAMES = ("data", "forward", "backward", "optimizer")
 

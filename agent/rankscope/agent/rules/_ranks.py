@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rankscope.agent.model import Finding, Incomplete, Verdict
-from rankscope.agent.runs.state import Rank
+from rankscope.agent.runs.rank import Rank
 
 
 def each_rank(ranks: Iterable[Rank], judge: Callable[[Rank], tuple[Finding, ...] | Incomplete]) -> Verdict:

@@ -14,7 +14,8 @@ from rankscope.agent.rules._fold import Fold, Place
 from rankscope.agent.rules._phases import phase, step_seconds
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._spread import Spread
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -11,8 +11,9 @@ from rankscope.agent.model import Cause, Finding, FloatArray, Incomplete, Second
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Device, Devices
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 FRESH = 30.0  # seconds
 

@@ -13,7 +13,8 @@ from rankscope.agent.rules._causes.around import figure
 from rankscope.agent.rules._fold import Fold, Place
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._sustained import Sustained
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -13,7 +13,8 @@ from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._cores import cores
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 _MACHINE = (
     "the CPUs",

@@ -13,7 +13,8 @@ from rankscope.agent.rules._causes import not_finite
 from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 COMPARE = 1.0  # seconds that a loss which is finite again waits for the other ranks'
 

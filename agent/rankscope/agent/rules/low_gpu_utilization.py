@@ -16,8 +16,9 @@ from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
 from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -11,9 +11,10 @@ from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._expression import Expression
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Reader
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.roles import fold
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from rankscope.agent.model import Cause, End, Finding, Goodbye, Severity, Span, Verdict
 from rankscope.agent.rules._causes import hardware
 from rankscope.agent.rules._causes.around import Around
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 LOST = ("connection closed by peer", "connection reset by peer", "remote process exit")  # of Gloo, TCPStore and NCCL

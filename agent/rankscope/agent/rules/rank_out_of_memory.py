@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from rankscope.agent.model import Cause, End, Finding, Goodbye, Severity, Span, Verdict
 from rankscope.agent.rules._filling import gigabytes
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 _CUDA = ("OutOfMemoryError", "CUDA out of memory", "HIP out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _GONE = (End.VANISHED, End.SIGNAL, End.UNKNOWN)

@@ -13,8 +13,9 @@ from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around, figure
 from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._phases import phase
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -15,8 +15,9 @@ from rankscope.agent.rules._causes.around import figure
 from rankscope.agent.rules._fold import Fold, Place
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._spread import Spread
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

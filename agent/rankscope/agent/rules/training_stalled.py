@@ -13,7 +13,8 @@ from rankscope.agent.rules._causes import hardware
 from rankscope.agent.rules._causes.around import Around, names
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(eq=False)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rankscope.agent.model import Metric, Sample
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 
 # The run state gives it for every rank, and the process sampler, which sees more, for those that live here.
 RANK_INFO = Metric(

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator
 from rankscope.agent.model import Histogram, Metric, Sample
 from rankscope.agent.runs import readings
 from rankscope.agent.runs.devices import RANK_INFO, Devices
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.readings import Context, Readings, Selection
 from rankscope.agent.runs.rows import RANK, RUN, RankRow, RunRow, one, rank_row, role_row, run_row
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 
 
 def _ratio(rank: Rank, at: Context) -> float | None:

@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from rankscope.agent.model import End, Histogram
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 Readings: TypeAlias = Iterator[tuple[tuple[str, ...], float | Histogram]]
 """Label values beyond those of the run and the rank, and the value."""

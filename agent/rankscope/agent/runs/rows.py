@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankscope.agent.model import Histogram, Metric
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.readings import Context, Readings
-from rankscope.agent.runs.state import Rank, Run
+from rankscope.agent.runs.state import Run
 
 RUN = ("run",)
 RANK = ("run", "rank")

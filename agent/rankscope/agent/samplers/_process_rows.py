@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rankscope.agent.model import Metric
 from rankscope.agent.runs.devices import RANK_INFO, Device
-from rankscope.agent.runs.state import Rank
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.samplers._linux import cgroup, pressure
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.processes import Stat

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.clock import Follower
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.kmsg import GpuError, KernelLog
 from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
 from rankscope.agent.samplers._nvml.owners import Owners

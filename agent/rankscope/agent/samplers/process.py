@@ -11,7 +11,8 @@ from typing import ClassVar
 from rankscope.agent.model import End, Goodbye, Metric, Sample, Seconds
 from rankscope.agent.runs.clock import Follower
 from rankscope.agent.runs.devices import Devices
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux import cgroup, workload
 from rankscope.agent.samplers._linux.deaths import Deaths
 from rankscope.agent.samplers._linux.engine import Engine

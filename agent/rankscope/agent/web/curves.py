@@ -10,8 +10,9 @@ from typing import TypeAlias
 import numpy as np
 
 from rankscope.agent.model import FloatArray, IntArray
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Rank, Run
+from rankscope.agent.runs.state import Run
 from rankscope.agent.web.answers import number
 from rankscope.agent.web.archive import Archive, Points
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.state import Node
 
 STRETCHES = 32  # numbers that a curve is told in
 SECONDS = 10.0  # of a GPU's life that its states are told of

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from rankscope.agent.model import Histogram
 from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.readings import exit_reason, target_steps
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.state import Node, Run
 from rankscope.agent.telemetry import agent_version
 from rankscope.agent.web.recent import gpu_states, loss_curve, phase_shares
 from rankscope.agent.web.view import View

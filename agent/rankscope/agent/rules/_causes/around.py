@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankscope.agent.model import FloatArray
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import numpy as np
 from rankscope.agent.model import Cause
 from rankscope.agent.rules._causes import gradients, hardware, learning_rate
 from rankscope.agent.rules._causes.around import Around, figure, names
-from rankscope.agent.runs.state import Node, Rank, Run
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node, Run
 
 
 def causes(node: Node, run: Run | None, rank: Rank, step: int, time: float, value: float) -> tuple[Cause, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from importlib.resources import files
 from types import SimpleNamespace
 
-from rankscope.agent.runs.state import Node, Rank
+from rankscope.agent.runs.rank import Rank
+from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.api import nvml
 from rankscope.agent.samplers._nvml.device import Device
 from rankscope.agent.samplers._nvml.reading import Look

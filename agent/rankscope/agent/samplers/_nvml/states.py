@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rankscope.agent.runs.state import Rank
+from rankscope.agent.runs.rank import Rank
 
 State: TypeAlias = Literal["working", "starved", "communicating", "throttled", "idle", "dead"]
 STATES: tuple[State, ...] = ("working", "starved", "communicating", "throttled", "idle", "dead")
