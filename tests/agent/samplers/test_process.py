@@ -433,6 +433,15 @@ def test_a_gpu_process_of_a_container_is_its_ranks(node: Node, root: Root) -> No
     assert [rank.info.key.rank if rank else None for rank in ranks] == [0, 0, None, None]
 
 
+def test_a_rank_may_be_the_first_process_of_the_container_that_it_shares_with_the_agent(node: Node, root: Root) -> None:
+    root.process(1, parent=0, start=500)
+    root.process(20, parent=1)
+    attach(node, 1, pid_start_ticks=500)
+    owners = Owners(str(root))
+    owners.look(node, time.time())
+    assert [owners.of(pid) is not None for pid in (1, 20, 30)] == [True, True, False]
+
+
 def test_a_rank_out_of_the_agents_sight_is_known_by_its_own_pid(node: Node, root: Root) -> None:
     """As from a container: the agent does not see the rank's process; the driver tells the pid that the rank has."""
     root.process(1)

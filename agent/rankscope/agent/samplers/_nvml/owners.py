@@ -49,7 +49,7 @@ class Owners:
             if rank is not None:
                 return rank
             stat = read_stat(self._files, each)
-            if stat is None or stat.parent <= 1:
+            if stat is None or stat.parent < 1:
                 break
             each = stat.parent
         return self._unseen.get(pid)
