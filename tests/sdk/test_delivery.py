@@ -441,7 +441,7 @@ def test_an_agent_that_takes_only_small_messages_gets_smaller_ones(agent: Agent,
     assert process.stdout is not None
     process.stdout.readline()
     agent.start()
-    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 3000, 30)
+    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 3001, 30)
     process.communicate("\n", timeout=20)
     wait_for(lambda: agent.only.goodbye is not None, 30)
     assert whole(agent.only, 3000)

@@ -229,14 +229,18 @@ class Delivery:
     def _failed(self, error: grpc.aio.AioRpcError) -> None:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             self.refused(error.details() or "it is not allowed")
-        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT or (
-            error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and self.connected  # a message larger than it takes
-        ):
+        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             self.refused(error.details() or "it makes no sense to it")
-            if self.connected and self._limit == 1:
-                self._skip.add(self.acked + 1)
-                self.glance.refused += 1
-            self._limit = max(1, self._limit // 8)
+            self._smaller()
+        elif error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and self.connected:
+            self._smaller()  # a message was larger than this agent takes
+
+    def _smaller(self) -> None:
+        """Send less at a time, down to the one record that the agent will not take; leave that one out."""
+        if self.connected and self._limit == 1:
+            self._skip.add(self.acked + 1)
+            self.glance.refused += 1
+        self._limit = max(1, self._limit // 8)
 
     def _heartbeat(self) -> ingest_pb2.Heartbeat:
         glance, now = self.glance, time.monotonic_ns()
