@@ -288,3 +288,17 @@ async def test_a_stream_whose_session_goes_on_in_another_one_ends(make: Make) ->
     await ingest.open(INFO)
     with pytest.raises(ConnectionAbortedError):
         await asyncio.wait_for(waiting, 5)
+
+
+async def test_what_the_other_ranks_have_is_asked_for_when_one_has_a_number_that_is_not_finite(make: Make) -> None:
+    ingest = make(None)
+    first = await ingest.open(INFO)
+    second = await ingest.open(RankInfo(RankKey("p", "r-1", 1), session=2, run_id="r"))
+    stranger = await ingest.open(RankInfo(RankKey("p", "other", 0), session=3, run_id="other"))
+    await first.take(rows(1, 5))
+    assert not second.questions.any
+    for number in (6, 7):
+        bad = Block((Column("loss"),), np.array([number]), np.array([float(number)]), np.array([[np.nan]]))
+        await first.take(Batch(number, number, (bad,)))
+    assert await second.asked() is None
+    assert [there.questions.any for there in (first, second, stranger)] == [False, False, False], "once, and no other"

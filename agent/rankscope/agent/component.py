@@ -104,8 +104,11 @@ class Session(Protocol):
         """Wait until more is safe than was last returned here; return the new last safe sequence number."""
         ...
 
-    async def asked(self) -> int:
-        """Wait until somebody wants to know where the rank is; return the number of the question."""
+    async def asked(self) -> int | None:
+        """Wait until somebody wants to know where the rank is; return the number of the question.
+
+        None: it shall send what it has without waiting for more.
+        """
         ...
 
     def told(self, question: int, stacks: Stacks) -> None:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from rankscope.agent.component import Exporter
 from rankscope.agent.model import Batch, Heartbeat, Media, RankInfo, RankKey, Stacks, Text
 from rankscope.agent.questions import Questions
@@ -59,6 +61,8 @@ class IntakeSession:
         self._taken = batch.last
         self._unsafe.append((batch.last, size := weight(batch)))
         self._state.apply(batch, self._intake.node.clock.now())
+        if not all(np.isfinite(block.value).all() for block in batch.blocks):
+            self._intake.hurry(self)
         self._intake.write(self, batch, size)
 
     def beat(self, heartbeat: Heartbeat) -> None:
@@ -102,7 +106,7 @@ class IntakeSession:
         self._reported = self._safe
         return self._reported
 
-    async def asked(self) -> int:
+    async def asked(self) -> int | None:
         return await self.questions.next()
 
     def told(self, question: int, stacks: Stacks) -> None:
@@ -151,6 +155,13 @@ class Ingest:
         log.info("rank %d of %s/%s is here, safe up to %d", hello.key.rank, hello.key.project, hello.key.run, safe)
         self.changed(state, None)
         return session
+
+    def hurry(self, session: IntakeSession) -> None:
+        """A rank has a number that is not finite: what the others have of that step says whose fault it is."""
+        key = session.rank.key
+        for (other, _), there in self._sessions.items():
+            if there is not session and (other.project, other.run) == (key.project, key.run):
+                there.questions.hurry()
 
     async def where(self, rank: RankKey, patience: float) -> Stacks:
         """Ask a rank where it is, and wait so many seconds for the answer."""

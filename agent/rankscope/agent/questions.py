@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from rankscope.agent.model import Stacks
 
+HURRY_EVERY = 0.25  # seconds
+
 
 class Questions:
-    """The questions of one session, by number."""
+    """The questions of one session: by number, where the rank is; None, that it shall send what it has."""
 
     def __init__(self) -> None:
-        self._open: asyncio.Queue[int] = asyncio.Queue()
+        self._open: asyncio.Queue[int | None] = asyncio.Queue()
         self._waiting: dict[int, asyncio.Future[Stacks]] = {}
         self._last = 0
+        self._hurried = 0.0  # monotonic
 
-    async def next(self) -> int:
+    @property
+    def any(self) -> bool:
+        """True while a question waits to be put to the rank."""
+        return not self._open.empty()
+
+    async def next(self) -> int | None:
         """Wait for the next question; return its number."""
         return await self._open.get()
+
+    def hurry(self) -> None:
+        """Have the rank send what it has, a few times a second at most."""
+        now = time.monotonic()
+        if now - self._hurried >= HURRY_EVERY:
+            self._hurried = now
+            self._open.put_nowait(None)
 
     async def ask(self, patience: float) -> Stacks:
         """Ask where the rank is, and wait so many seconds for the answer."""

@@ -728,6 +728,7 @@ class Command(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     DUMP_STACKS_FIELD_NUMBER: builtins.int
     SET_RATE_FIELD_NUMBER: builtins.int
+    SEND_NOW_FIELD_NUMBER: builtins.int
     id: builtins.int
     """for the answer to refer to"""
     @property
@@ -736,16 +737,20 @@ class Command(google.protobuf.message.Message):
     @property
     def set_rate(self) -> global___SetRate:
         """send something more or less often"""
+    @property
+    def send_now(self) -> global___SendNow:
+        """send what the journal holds, without waiting for more"""
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         dump_stacks: global___DumpStacks | None = ...,
         set_rate: global___SetRate | None = ...,
+        send_now: global___SendNow | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["body", b"body", "dump_stacks", b"dump_stacks", "set_rate", b"set_rate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["body", b"body", "dump_stacks", b"dump_stacks", "id", b"id", "set_rate", b"set_rate"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing_extensions.Literal["body", b"body"]) -> typing_extensions.Literal["dump_stacks", "set_rate"] | None: ...
+    def HasField(self, field_name: typing_extensions.Literal["body", b"body", "dump_stacks", b"dump_stacks", "send_now", b"send_now", "set_rate", b"set_rate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["body", b"body", "dump_stacks", b"dump_stacks", "id", b"id", "send_now", b"send_now", "set_rate", b"set_rate"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["body", b"body"]) -> typing_extensions.Literal["dump_stacks", "set_rate", "send_now"] | None: ...
 
 global___Command = Command
 
@@ -786,6 +791,18 @@ class Stacks(google.protobuf.message.Message):
     def ClearField(self, field_name: typing_extensions.Literal["command", b"command", "refused", b"refused", "text", b"text"]) -> None: ...
 
 global___Stacks = Stacks
+
+@typing_extensions.final
+class SendNow(google.protobuf.message.Message):
+    """Another rank of the run has something urgent: what this one has of the same steps says whose fault it is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___SendNow = SendNow
 
 @typing_extensions.final
 class SetRate(google.protobuf.message.Message):

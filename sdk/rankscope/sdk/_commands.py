@@ -13,11 +13,11 @@ from rankscope.v1 import ingest_pb2
 
 @dataclass
 class Commands:
-    """Obeys the commands of one stream. `answers` wait to be sent; `answered` is called when there is one."""
+    """Obeys the commands of one stream. `answers` wait to be sent; `wake` has it done, and the journal looked at."""
 
     glance: Glance
     where: Callable[[], Awaitable[str]] | None  # the stacks of the rank; raises Unknown. None: the rank is gone
-    answered: Callable[[], None]
+    wake: Callable[[], None]
     answers: list[ingest_pb2.FromRank] = field(default_factory=list[ingest_pb2.FromRank])
     _asked: asyncio.Future[None] | None = None
 
@@ -26,6 +26,8 @@ class Commands:
         what = command.WhichOneof("body")
         if what == "set_rate":
             self.glance.set_rate(command.set_rate.what, command.set_rate.factor)
+        elif what == "send_now":
+            self.wake()
         elif what == "dump_stacks" and (self._asked is None or self._asked.done()):
             self._asked = asyncio.ensure_future(self._stacks(command.id))
 
@@ -38,4 +40,4 @@ class Commands:
         except Unknown as error:
             answer.refused = str(error)
         self.answers.append(ingest_pb2.FromRank(stacks=answer))
-        self.answered()
+        self.wake()

@@ -11,7 +11,7 @@ from rankscope.agent.model import Seconds
 class Settings:
     """How alerts are gathered, repeated, resolved and delivered."""
 
-    group_wait: Seconds = 0.2
+    group_wait: Seconds = 0.4
     """How long the first notification of a group waits for more ranks and devices with the same problem."""
     group_interval: Seconds = 10.0
     """The least time between two notifications of one group."""

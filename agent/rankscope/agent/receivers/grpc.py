@@ -189,8 +189,7 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
                     saved = asyncio.ensure_future(session.saved())
                     saved.add_done_callback(_noticed)
                 if asked.done():
-                    command = ingest_pb2.Command(id=asked.result(), dump_stacks=ingest_pb2.DumpStacks())
-                    yield ingest_pb2.FromAgent(command=command)
+                    yield ingest_pb2.FromAgent(command=_command(asked.result()))
                     asked = asyncio.ensure_future(session.asked())
             await reader
         except (WireError, ValueError) as error:
@@ -220,6 +219,12 @@ def _noticed(task: asyncio.Future[None] | asyncio.Future[int]) -> None:
     """Take note of how a task ended, so that asyncio does not complain that nobody did."""
     if not task.cancelled():
         task.exception()
+
+
+def _command(question: int | None) -> ingest_pb2.Command:
+    if question is None:
+        return ingest_pb2.Command(send_now=ingest_pb2.SendNow())
+    return ingest_pb2.Command(id=question, dump_stacks=ingest_pb2.DumpStacks())
 
 
 async def _read(messages: AsyncIterator[ingest_pb2.FromRank], session: Session) -> None:
