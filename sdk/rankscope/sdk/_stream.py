@@ -87,7 +87,7 @@ class Delivery:
                 self._failed(error)
             except (Lost, OSError, asyncio.TimeoutError, asyncio.InvalidStateError):
                 pass  # the last is what gRPC raises for a write on a stream that has just ended
-            self.connected = False
+            self.connected = self._woken = False  # what was urgent waits for the next stream
             backoff = BACKOFF_FIRST if self.progress > before else min(BACKOFF_MOST, backoff * 2)
             if not self.done:
                 await self._pause(backoff * random.uniform(0.5, 1.5))
