@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from rankscope.agent.demo.stage import AgentProcess, agent
@@ -49,8 +49,11 @@ def hanging(running: AgentProcess, folder: Path) -> Iterator[None]:
         wait_for(lambda: steps(running) == [9] * RANKS)
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
+        ranks = psutil.Process(job.pid).children(recursive=True)  # in sessions of their own
+        job.kill()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.kill()
         job.wait()
 
 
