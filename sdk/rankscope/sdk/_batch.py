@@ -44,9 +44,11 @@ class Batches:
         unreadable = offset = 0
         for found in records:
             if isinstance(found, Rows):
-                kept = [row for row in range(len(found)) if offset + row not in left_out]
-                if kept:
-                    unreadable += self._block(batch, found.only(kept) if left_out else found, shape)
+                rows = found
+                if left_out:
+                    rows = found.only([row for row in range(len(found)) if offset + row not in left_out])
+                if len(rows):
+                    unreadable += self._block(batch, rows, shape)
             elif offset not in left_out:
                 batch.events.append(_event(found, offset))
             offset += len(found)

@@ -60,8 +60,8 @@ class Sender:
             self._welcomed,
             self._refused,
             lambda: time.time_ns() - time.monotonic_ns(),
+            self._stacks,
         )
-        self.delivery.where = self._stacks
         loop.call_later(UNHEARD, self._nobody)
         done = await self.delivery.run()
         if done and not self._said:

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from rankscope.sdk._address import reachable, socket_identity
+from rankscope.sdk._allowance import Allowance
 from rankscope.sdk._batch import Batches
 from rankscope.sdk._commands import Commands
 from rankscope.sdk._live import Glance
@@ -72,8 +73,7 @@ class Delivery:
     _woken: bool = False  # while nothing waited
     _waits: bool = False  # for acknowledgements, before more may be sent
     _alive: float = 0.0  # when the stream last did something
-    _tokens: float = RECORDS_A_SECOND
-    _refilled: float = field(default_factory=time.monotonic)
+    _allowance: Allowance = field(default_factory=lambda: Allowance(RECORDS_A_SECOND))
 
     async def run(self) -> bool:
         """Deliver; True when all of a complete journal is safe."""
@@ -160,7 +160,7 @@ class Delivery:
                 beat = now + every
             while commands.answers:
                 await call.write(commands.answers.pop())
-            room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowed(now))
+            room = min(self._limit, UNACKED_RECORDS - (sent - self.acked), self._allowance.left(now))
             if self._limit < BATCH_RECORDS and sent > self.acked:
                 room = 0  # one of the next records is refused: find out which
             self._waits = room <= 0
@@ -171,7 +171,7 @@ class Delivery:
                 if found:
                     await call.write(ingest_pb2.FromRank(batch=self._batch(batches, first, found)))
                     sent, busy = first + count - 1, now
-                    self._tokens -= count
+                    self._allowance.take(count)
             if sent > self.acked and now - max(self.progress, busy) > SILENT_SECONDS:
                 raise Lost("the agent acknowledges nothing")
             if count >= min(room, 1000) > 0:
@@ -187,12 +187,6 @@ class Delivery:
         batch, unreadable = batches.make(first, found, self.reader.shape, offset, left_out)
         self.glance.refused += unreadable
         return batch
-
-    def _allowed(self, now: float) -> int:
-        """Records that may be sent now: a backlog must not come as a burst."""
-        self._tokens = min(RECORDS_A_SECOND, self._tokens + (now - self._refilled) * RECORDS_A_SECOND)
-        self._refilled = now
-        return int(self._tokens)
 
     async def _listen(self, call: Call, commands: Commands) -> None:
         while True:
