@@ -48,6 +48,10 @@ def error(status: int, message: str) -> Response:
     return answer({"error": message}, status)
 
 
+def no_run() -> Response:
+    return error(404, "there is no such run here: /api/v1/runs lists them")
+
+
 async def body(request: Request) -> bytes:
     """Return the request's body. Raises BodyTooLarge as soon as it is longer than BODY_LIMIT."""
     received = bytearray()

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rankscope.agent.runs.state import Run
-from rankscope.agent.web.answers import BodyTooLarge, answer, body, error, integer
+from rankscope.agent.web.answers import BodyTooLarge, answer, body, error, integer, no_run
 from rankscope.agent.web.archive import Archive
 from rankscope.agent.web.curves import Wanted, archived, curves, windows
-from rankscope.agent.web.snapshot import newest_first, run_details, run_json, status
+from rankscope.agent.web.snapshot import find, newest_first, run_details, run_json, status
 from rankscope.agent.web.view import View
 
 POINTS, MOST_POINTS = 1000, 10_000
@@ -23,10 +22,6 @@ STEPS = 2**62
 
 def routes(view: View) -> list[Route]:
     archive = Archive(view.runs_dir, view.node.roles)
-
-    def find(request: Request) -> Run | None:
-        wanted = request.path_params["id"]
-        return next((run for run in newest_first(view.node) if wanted in (run.name, run.run_id)), None)
 
     async def agent_status(request: Request) -> Response:
         return answer(status(view))
@@ -40,17 +35,17 @@ def routes(view: View) -> list[Route]:
         return answer({"runs": here, "archive": over})
 
     async def run(request: Request) -> Response:
-        if (found := find(request)) is not None:
+        if (found := find(view.node, request.path_params["id"])) is not None:
             return answer(run_details(view.node, found, view.now()))
         over = await asyncio.to_thread(archive.find, request.path_params["id"])
-        return answer(over) if over is not None else _no_run()
+        return answer(over) if over is not None else no_run()
 
     async def series(request: Request) -> Response:
         try:
             wanted = _wanted(request)
         except ValueError as wrong:
             return error(400, str(wrong))
-        if (found := find(request)) is not None:
+        if (found := find(view.node, request.path_params["id"])) is not None:
             parts = windows(found, wanted)
             folders: dict[int, Path] = {}
             if any(part.count > len(part.points.step) for part in parts):
@@ -59,7 +54,7 @@ def routes(view: View) -> list[Route]:
             return answer({"run": found.name, "series": drawn})
         over = await asyncio.to_thread(archive.find, request.path_params["id"])
         if over is None:
-            return _no_run()
+            return no_run()
         return answer({"run": over["id"], "series": await asyncio.to_thread(archived, over, wanted, archive)})
 
     async def alerts(request: Request) -> Response:
@@ -99,10 +94,6 @@ def routes(view: View) -> list[Route]:
         Route("/api/v1/silences", silence, methods=["POST"]),
         Route("/api/v1/silences/{id}", expire, methods=["DELETE"]),
     ]
-
-
-def _no_run() -> Response:
-    return error(404, "there is no such run here: /api/v1/runs lists them")
 
 
 def _wanted(request: Request) -> Wanted:

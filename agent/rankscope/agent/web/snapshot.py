@@ -72,6 +72,11 @@ def status(view: View) -> dict[str, object]:
     }
 
 
+def find(node: Node, wanted: str) -> Run | None:
+    """Return the run of this name or identity."""
+    return next((run for run in newest_first(node) if wanted in (run.name, run.run_id)), None)
+
+
 def newest_first(node: Node) -> list[Run]:
     return sorted((run for run in node.runs.values() if run.ranks), key=lambda run: -run.started)
 

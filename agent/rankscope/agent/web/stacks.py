@@ -6,18 +6,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rankscope.agent.web.answers import answer, error, integer
-from rankscope.agent.web.snapshot import newest_first
+from rankscope.agent.web.answers import answer, error, integer, no_run
+from rankscope.agent.web.snapshot import find
 from rankscope.agent.web.view import View
 
 
 def routes(view: View) -> list[Route]:
     async def stacks(request: Request) -> Response:
         """POST, since it makes the ranks do something; `?rank=` names some of them."""
-        wanted = request.path_params["id"]
-        run = next((run for run in newest_first(view.node) if wanted in (run.name, run.run_id)), None)
+        run = find(view.node, request.path_params["id"])
         if run is None:
-            return error(404, "there is no such run here: /api/v1/runs lists them")
+            return no_run()
         try:
             ranks = {integer(rank, 0, 0, 2**31, "rank") for rank in request.query_params.getlist("rank")[:1024]}
         except ValueError as wrong:
