@@ -16,12 +16,12 @@ EXAMPLES = Path(__file__).parents[3] / "sdk" / "rankscope" / "sdk" / "examples"
 STEPS = 30
 
 
-def trained(example: str, *options: str) -> list[dict[str, Any]]:
+def trained(folder: Path, example: str, *options: str) -> list[dict[str, Any]]:
     """Run an example on two ranks; return what each rank sent, in the order of ranks."""
     captured = Path(__file__).parent / "scripts" / "captured.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(captured), str(EXAMPLES / example), "--steps", str(STEPS), *options],
+        [*launch, str(captured), str(folder), str(EXAMPLES / example), "--steps", str(STEPS), *options],
         capture_output=True,
         text=True,
         timeout=110,
@@ -29,11 +29,9 @@ def trained(example: str, *options: str) -> list[dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: list[dict[str, Any]] = [
-        json.loads(line.partition("SENT ")[2]) for line in done.stdout.splitlines() if "SENT {" in line
-    ]
+    found: list[dict[str, Any]] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     assert [sent["dropped"] for sent in found] == [{}, {}]
-    return sorted(found, key=lambda sent: int(sent["rank"]))
+    return found
 
 
 def steps(sent: dict[str, Any], name: str) -> list[int]:
@@ -41,9 +39,9 @@ def steps(sent: dict[str, Any], name: str) -> list[int]:
 
 
 @pytest.mark.e2e
-def test_the_trainer_of_transformers(require_library: Callable[[str], None]) -> None:
+def test_the_trainer_of_transformers(require_library: Callable[[str], None], tmp_path: Path) -> None:
     require_library("transformers")
-    for sent in trained("hf_trainer.py"):
+    for sent in trained(tmp_path, "hf_trainer.py"):
         assert steps(sent, "loss") == [5, 10, 15, 20, 25, 30]
         assert steps(sent, "learning_rate") == [5, 10, 15, 20, 25, 30]
         assert steps(sent, "eval_loss")[0] == 20, "from version 5 on at the end, too"
@@ -56,9 +54,9 @@ def test_the_trainer_of_transformers(require_library: Callable[[str], None]) -> 
 
 
 @pytest.mark.e2e
-def test_the_trainer_of_lightning(require_library: Callable[[str], None]) -> None:
+def test_the_trainer_of_lightning(require_library: Callable[[str], None], tmp_path: Path) -> None:
     require_library("lightning")
-    for sent in trained("lightning_trainer.py", "--devices", "2"):
+    for sent in trained(tmp_path, "lightning_trainer.py", "--devices", "2"):
         assert steps(sent, "train_loss") == [4, 9, 14, 19, 24, 29]
         assert steps(sent, "val_loss")
         assert set(range(30)) <= set(steps(sent, "epoch"))
@@ -69,9 +67,9 @@ def test_the_trainer_of_lightning(require_library: Callable[[str], None]) -> Non
 
 
 @pytest.mark.e2e
-def test_a_loop_with_accelerate(require_library: Callable[[str], None]) -> None:
+def test_a_loop_with_accelerate(require_library: Callable[[str], None], tmp_path: Path) -> None:
     require_library("accelerate")
-    first, second = trained("accelerate_loop.py")
+    first, second = trained(tmp_path, "accelerate_loop.py")
     assert steps(first, "train_loss") == list(range(30))
     assert not steps(second, "train_loss"), "accelerate itself logs on the main process only"
     for sent in (first, second):

@@ -50,6 +50,7 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
         console.print("No NVIDIA driver here: [yellow]the GPUs shown are simulated[/], the rest is real.")
     try:
         with contextlib.ExitStack() as stack:
+            stack.callback(stage.end_children, 5.0)
             webhooks = stack.enter_context(Webhooks(None if console.is_terminal else _say(console)))
             config: dict[str, object] = {
                 "notifiers": {"webhook": [{"url": webhooks.url}]},
@@ -70,9 +71,10 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
                 console.print(f"the training ended with status {training.returncode}", style="red")
             screen.ending(console, page, runs.absolute(), agent.url, list(webhooks.arrivals), serving=serve)
             if serve:
-                console.print("\nThe agent stays up: Ctrl-C ends it.")
                 with contextlib.suppress(KeyboardInterrupt):
-                    signal.pause()
+                    console.print("\nThe agent stays up: Ctrl-C ends it.")
+                    while True:  # not signal.pause(): a signal that comes just before it would be waited for again
+                        time.sleep(1)
     except stage.StageError as error:
         raise Failure(str(error)) from None
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes.util
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+import psutil
 import yaml
 
 
@@ -113,14 +113,33 @@ def torchrun(
 
 
 def end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Ask a process to end, and end it after `patience` seconds."""
+    """Ask a process to end; after `patience` seconds kill it, and after as many what it has left behind."""
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        _outlast(family, patience)
+
+
+def end_children(patience: float) -> None:
+    """End the children of this process that nobody else ends: a signal came while they were being started."""
+    family = psutil.Process().children(recursive=True)
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _outlast(family, patience)
+
+
+def _outlast(processes: list[psutil.Process], patience: float) -> None:
+    """Wait for processes that are about to end; kill those that are there after `patience` seconds."""
+    _, left = psutil.wait_procs(processes, patience)
+    for each in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _is_ready(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Runs an example as it is, and prints what each rank of it would have sent."""
+"""Runs an example as it is, and writes what each rank of it would have sent to a file of the rank's own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import os
 import runpy
 import sys
+from pathlib import Path
 
 from rankscope.sdk.testing import capture
 
 
 def main() -> None:
-    example, sys.argv = sys.argv[1], sys.argv[1:]
+    folder, example, sys.argv = Path(sys.argv[1]), sys.argv[2], sys.argv[2:]
     with capture() as sent:
         runpy.run_path(example, run_name="__main__")
         sent.read()
@@ -24,7 +25,7 @@ def main() -> None:
         "dropped": sent.dropped,
         "warnings": sent.warnings,
     }
-    print("SENT " + json.dumps(found), flush=True)
+    (folder / f"{found['rank']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
