@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sdk"))
-from server import Agent, wait_for  # type: ignore[import-not-found]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.sdk.server import Agent
+from tests.waiting import wait_for
 
 ROUNDS = 7
 BEGIN = """

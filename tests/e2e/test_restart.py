@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -32,13 +33,6 @@ def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         if process.poll() is None:
             process.kill()
         process.wait()
-
-
-def wait_for(what: Callable[[], bool], patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while not what():
-        assert time.monotonic() < deadline, "nothing came of it in time"
-        time.sleep(0.02)
 
 
 def told(folder: Path, rank: int) -> list[float]:
@@ -63,7 +57,7 @@ def test_every_point_is_recorded_once_though_the_agent_ended_twice(tmp_path: Pat
     try:
         for until in (STEPS // 4, STEPS // 2):
             with started(tmp_path) as agent:
-                wait_for(lambda until=until: len(told(tmp_path, 0)) >= until)  # type: ignore[misc]
+                wait_for(lambda until=until: len(told(tmp_path, 0)) >= until, 60)  # type: ignore[misc]
                 agent.send_signal(number)
                 agent.wait(6)
         with started(tmp_path):

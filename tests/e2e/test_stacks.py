@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,13 @@ import psutil
 import pytest
 
 from rankscope.agent.demo.stage import AgentProcess, agent
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 
 SCRIPT = Path(__file__).parent / "scripts" / "hangs.py"
 LINE = 1 + SCRIPT.read_text().splitlines().index("        os.read(os.pipe()[0], 1)")
 RANKS = 3
-
-
-def wait_for(what: Callable[[], bool], patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while not what():
-        assert time.monotonic() < deadline, "nothing came of it in time"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -46,7 +39,7 @@ def hanging(running: AgentProcess, folder: Path) -> Iterator[None]:
             [*launcher, str(SCRIPT)], env=environment, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        wait_for(lambda: steps(running) == [9] * RANKS)
+        wait_for(lambda: steps(running) == [9] * RANKS, 60)
         yield
     finally:
         ranks = psutil.Process(job.pid).children(recursive=True)  # in sessions of their own
@@ -92,7 +85,7 @@ def test_the_rank_that_the_others_wait_for_comes_first(tmp_path: Path) -> None:
 def test_when_a_run_stands_still_its_stacks_are_kept_without_being_asked_for(tmp_path: Path) -> None:
     stalled: dict[str, object] = {"rules": {"TrainingStalled": {"least": "1s", "first": "5s"}}}
     with agent(tmp_path / "runs", stalled, port=0) as running, hanging(running, tmp_path):
-        wait_for(lambda: len(list(tmp_path.glob("runs/e2e/hangs-*/rank_*/stacks/*.txt"))) == RANKS)
+        wait_for(lambda: len(list(tmp_path.glob("runs/e2e/hangs-*/rank_*/stacks/*.txt"))) == RANKS, 60)
         kept = {path.parent.parent.name: path.read_text() for path in tmp_path.glob("runs/e2e/*/rank_*/stacks/*.txt")}
         assert [name for name, text in sorted(kept.items()) if " in load" in text] == ["rank_0001"]
-        wait_for(lambda: "stands still: the stacks of 3 ranks are kept" in running.log.read_text())
+        wait_for(lambda: "stands still: the stacks of 3 ranks are kept" in running.log.read_text(), 60)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from .server import wait_for
+from tests.waiting import wait_for
 
 RANK = """
 import sys

@@ -173,11 +173,3 @@ class Agent(ingest_pb2_grpc.IngestServicer):
         """The one session there is."""
         (kept,) = self.sessions.values()
         return kept
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0, what: str = "it") -> None:
-    """Wait until a condition holds. Raises AssertionError when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.005)

@@ -16,9 +16,9 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from rankscope.agent.fakes import Inbox, inbox
+from tests.waiting import wait_for
 
 from .chaos import World
-from .server import wait_for
 
 pytestmark = pytest.mark.e2e
 

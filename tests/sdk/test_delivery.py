@@ -20,9 +20,10 @@ from rankscope.sdk._cost import Cost
 from rankscope.sdk._delivery import complete
 from rankscope.sdk._live import Glance, Live
 from rankscope.sdk._records import Column, Rows, Shape
+from tests.waiting import wait_for
 
 from .conftest import Script
-from .server import Agent, Kept, wait_for
+from .server import Agent, Kept
 
 pytestmark = pytest.mark.e2e
 

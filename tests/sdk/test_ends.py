@@ -8,9 +8,10 @@ import time
 import pytest
 
 from rankscope.v1 import ingest_pb2
+from tests.waiting import wait_for
 
 from .conftest import Script
-from .server import Agent, wait_for
+from .server import Agent
 
 pytestmark = pytest.mark.e2e
 

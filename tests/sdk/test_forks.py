@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.waiting import wait_for
+
 from .conftest import Script
-from .server import Agent, wait_for
+from .server import Agent
 
 pytestmark = pytest.mark.e2e
 

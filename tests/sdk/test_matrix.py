@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .server import Agent, wait_for
+from tests.waiting import wait_for
+
+from .server import Agent
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")

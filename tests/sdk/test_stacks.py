@@ -13,8 +13,9 @@ import pytest
 
 from rankscope.sdk import _stacks, _traces
 from rankscope.v1 import ingest_pb2
+from tests.waiting import wait_for
 
-from .server import Agent, wait_for
+from .server import Agent
 
 Script = Callable[..., "subprocess.Popen[str]"]
 

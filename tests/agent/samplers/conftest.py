@@ -95,13 +95,6 @@ def declared(metrics: tuple[Metric, ...], samples: object) -> bool:
     return {sample.metric for sample in samples} <= set(metrics)  # type: ignore[attr-defined]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 class Root:
     """A file system that a test lays out: /proc, /sys and the like."""
 

@@ -13,9 +13,10 @@ from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers.gpu import Gpu
 from rankscope.agent.samplers.process import Process
-from tests.agent.samplers.conftest import Driver, Root, attach, values, wait_for
+from tests.agent.samplers.conftest import Driver, Root, attach, values
 from tests.agent.samplers.test_process import KILL
 from tests.nvml import build
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.parametrize("jump", [-7200.0, 7200.0])
 
@@ -51,7 +52,7 @@ def test_an_xid_counts_for_as_long_as_ever(driver: Driver, gpu: Callable[..., Gp
 
     assert not look()
     driver.load(build.scenario("h100") + "xid 79\n")
-    wait_for(look)
+    wait_for(look, 30)
     before = found["gpu_xid_last_timestamp_seconds", "0", "79"]
     assert "79" in findings()
     wall.jump(node, jump)

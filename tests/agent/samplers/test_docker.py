@@ -17,7 +17,8 @@ from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.processes import inner_pid, read_stat
 from rankscope.agent.samplers.process import Process
-from tests.agent.samplers.conftest import Root, attach, values, wait_for
+from tests.agent.samplers.conftest import Root, attach, values
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.deploy
 

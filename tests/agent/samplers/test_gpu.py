@@ -16,8 +16,9 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.source import SLOW
 from rankscope.agent.samplers.gpu import Gpu
-from tests.agent.samplers.conftest import Driver, Root, attach, declared, values, wait_for
+from tests.agent.samplers.conftest import Driver, Root, attach, declared, values
 from tests.nvml import build
+from tests.waiting import wait_for
 
 Make = Callable[..., Gpu]
 MIB = 2**20
@@ -298,7 +299,7 @@ def test_an_xid_is_counted_with_its_code_and_time(driver: Driver, gpu: Make, nod
         found.update(values(sampler.sample(node)))
         return ("gpu_xid_errors_total", "0", "94") in found
 
-    wait_for(arrived)
+    wait_for(arrived, 30)
     assert found["gpu_xid_errors_total", "0", "79"] == 2
     assert found["gpu_xid_errors_total", "0", "94"] == 1
     assert found["gpu_xid_last_timestamp_seconds", "0", "79"] > 1.7e9

@@ -15,8 +15,9 @@ from rankscope.agent.model import Sample
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.source import BlindError, NvmlSource
 from rankscope.agent.samplers.gpu import Gpu
-from tests.agent.samplers.conftest import Driver, values, wait_for
+from tests.agent.samplers.conftest import Driver, values
 from tests.nvml import build
+from tests.waiting import wait_for
 
 Make = Callable[..., Gpu]
 
@@ -239,7 +240,7 @@ def test_the_only_card_is_lost_with_its_error_and_comes_back(driver: Driver, gpu
         found.update(values(look(sampler, node)))
         return ("gpu_xid_errors_total", "0", "79") in found
 
-    wait_for(told)
+    wait_for(told, 30)
     assert found["gpu_up", "0"] == 0
     driver.load(whole + "xid 79\n")
     forget_waiting(sampler)
@@ -290,7 +291,7 @@ def test_the_process_ends_when_its_agent_is_gone(driver: Driver, library: Path) 
     link = source._open(time.monotonic())
     assert link._process.stdin is not None
     link._process.stdin.write(b'{"slow": true, "skip": []}\n')
-    wait_for(lambda: b'"at"' in os.read(link._process.stdout.fileno(), 100) if link._process.stdout else False)
+    wait_for(lambda: b'"at"' in os.read(link._process.stdout.fileno(), 100) if link._process.stdout else False, 30)
     link._process.stdin.close()
     link._process.wait(10)
     source.close()

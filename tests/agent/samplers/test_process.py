@@ -23,7 +23,8 @@ from rankscope.agent.samplers._linux.processes import parse_stat
 from rankscope.agent.samplers._linux.workload import Workload, from_cgroup, of_process
 from rankscope.agent.samplers._nvml.owners import Owners
 from rankscope.agent.samplers.process import Process
-from tests.agent.samplers.conftest import Root, attach, values, wait_for
+from tests.agent.samplers.conftest import Root, attach, values
+from tests.waiting import wait_for
 
 HEX = "0123456789abcdef" * 4
 
@@ -341,7 +342,7 @@ def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
             assert workers <= found["rank_cpu_seconds_total", "exp-1", "0"]
             return found["rank_workers", "exp-1", "0"] == 2 and workers > 0.3
 
-        wait_for(busy)
+        wait_for(busy, 30)
     finally:
         os.killpg(process.pid, 9)
         process.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,14 +18,7 @@ from rankscope.sdk import testing
 from rankscope.sdk.torch import _clipping, _pace
 from rankscope.sdk.torch._layers import norms_of
 
-
-@pytest.fixture(autouse=True)
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[testing.Captured]:
-    """What is sent; sampling may cost what it likes, so that intervals stay as they are."""
-    monkeypatch.setattr(_pace, "BUDGET", 1e9)
-    torch.manual_seed(0)
-    with testing.capture() as captured:
-        yield captured
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 def small(*middle: nn.Module) -> nn.Sequential:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,17 +12,11 @@ from torch import nn
 
 from rankscope import sdk
 from rankscope.sdk import testing
-from rankscope.sdk.torch import _pace
 
 Adapted = Callable[[nn.Module], Any]
 
 
-@pytest.fixture(autouse=True)
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[testing.Captured]:
-    monkeypatch.setattr(_pace, "BUDGET", 1e9)
-    torch.manual_seed(0)
-    with testing.capture() as captured:
-        yield captured
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 def network() -> nn.Sequential:
