@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rankscope.agent.fakes import FixedRule, a_rank
-from rankscope.agent.model import Finding, Incomplete, Span, UserAlert
+from rankscope.agent.model import Cause, Finding, Incomplete, Span, UserAlert
 
 Nan = Callable[..., tuple[Finding, ...]]
 
@@ -20,6 +21,15 @@ def test_a_problem_fires_at_once_and_is_announced_after_the_group_wait(desk: Any
     assert desk.statuses == []
     desk.wait(0.3)
     assert desk.statuses == ["LossNaN firing"]
+
+
+def test_what_is_understood_of_a_finding_later_is_told_with_it(desk: Any) -> None:
+    first = Finding("rank 1 ended", step=7, rank=1)
+    desk.judge((first,))
+    desk.judge((replace(first, description="Because of it ended rank 0.", causes=(Cause("killed", "signal 9", ""),)),))
+    desk.wait(0.3)
+    assert desk.notes()["description"] == "Because of it ended rank 0."
+    assert desk.notes()["causes"] == "killed: signal 9"
 
 
 def test_it_is_announced_once_however_long_it_lasts(desk: Any, nan: Nan) -> None:

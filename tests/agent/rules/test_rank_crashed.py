@@ -8,14 +8,19 @@ from rankscope.agent.model import Batch, End, Finding, Goodbye, RankInfo, RankKe
 from rankscope.agent.rules.rank_crashed import RankCrashed
 from rankscope.agent.runs.state import Node
 
+LOST = (
+    "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
+    "DistBackendError: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+)
 
-def judged(*goodbyes: Goodbye | None) -> tuple[Finding, ...]:
+
+def judged(*goodbyes: Goodbye | None, now: float = 1000.0) -> tuple[Finding, ...]:
     node = Node("n")
     for number, goodbye in enumerate(goodbyes):
         rank = node.attach(RankInfo(RankKey("p", "r", number), number + 1, "id"), 0.0)
         if goodbye is not None:
             rank.apply(Batch(1, 1, (), (goodbye,)), goodbye.time)
-    verdict = RankCrashed().check(node, node.runs["p", "r"], 100.0)
+    verdict = RankCrashed().check(node, node.runs["p", "r"], now)
     assert isinstance(verdict, tuple)
     return verdict
 
@@ -43,22 +48,45 @@ def test_out_of_memory_is_told_by_another_rule() -> None:
     assert judged(Goodbye(7, 9.0, End.EXCEPTION, 1, exception="torch.OutOfMemoryError: CUDA out of memory")) == ()
 
 
-def test_who_followed_is_told_apart_from_who_was_first() -> None:
-    first, second = judged(Goodbye(7, 9.0, End.SIGNAL, signal=11), Goodbye(7, 12.0, End.SIGNAL, signal=15))
-    assert all("followed" not in cause.cause for cause in first.causes)
-    assert second.causes[0].cause == "it followed another rank"
-
-
-@pytest.mark.parametrize(
-    "exception",
-    [
-        "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
-        "DistBackendError: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
-    ],
-)
-def test_a_lost_connection_is_another_ranks_end_whoever_is_heard_first(exception: str) -> None:
-    follower, culprit = judged(
-        Goodbye(7, 9.0, End.EXCEPTION, 1, exception=exception, traceback="a\nb\nc"), Goodbye(7, 9.2, End.VANISHED)
+def test_who_followed_is_named_with_who_was_first() -> None:
+    (first,) = judged(
+        Goodbye(7, 9.0, End.SIGNAL, signal=11),
+        Goodbye(7, 12.0, End.SIGNAL, signal=15),
+        Goodbye(7, 609.0, End.SIGNAL, signal=6),
     )
-    assert [cause.cause for cause in follower.causes] == ["another rank went away"]
+    assert first.rank == 0
+    assert first.description == "Because of it ended ranks 1 and 2."
+
+
+def test_ranks_that_fail_alike_at_one_moment_are_told_together() -> None:
+    raised = [Goodbye(7, 9.0 + 0.1 * rank, End.EXCEPTION, 1, exception="ValueError: no") for rank in range(3)]
+    assert [found.rank for found in judged(*raised)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("exception", LOST)
+def test_a_lost_connection_is_another_ranks_end_whoever_is_heard_first(exception: str) -> None:
+    follower = Goodbye(7, 9.0, End.EXCEPTION, 1, exception=exception, traceback="a\nb\nc")
+    (culprit,) = judged(follower, Goodbye(7, 9.2, End.VANISHED))
+    assert culprit.rank == 1
+    assert culprit.description == "Because of it ended rank 0."
     assert [cause.cause for cause in culprit.causes] == ["something killed the process"]
+
+
+@pytest.mark.parametrize("exception", LOST)
+def test_who_only_followed_is_told_when_nobody_here_was_first(exception: str) -> None:
+    follower = Goodbye(7, 9.0, End.EXCEPTION, 1, exception=exception, traceback="a\nb\nc")
+    assert judged(follower, None, now=10.0) == (), "the rank that was killed may be heard a moment later"
+    (found,) = judged(follower, None, now=12.0)
+    assert found.rank == 0
+    assert [cause.cause for cause in found.causes] == ["another rank went away"]
+
+
+def test_who_followed_a_rank_out_of_memory_is_not_to_blame() -> None:
+    out = Goodbye(7, 9.0, End.EXCEPTION, 1, exception="torch.OutOfMemoryError: CUDA out of memory")
+    assert judged(out, Goodbye(7, 9.1, End.SIGNAL, signal=15)) == ()
+
+
+def test_a_run_that_was_asked_to_end_is_told_as_such() -> None:
+    asked = Goodbye(7, 9.0, End.SIGNAL, signal=15)
+    first, second = judged(asked, asked)
+    assert [cause.cause for cause in (*first.causes, *second.causes)] == ["it was asked to end"] * 2

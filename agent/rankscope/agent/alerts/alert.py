@@ -141,7 +141,8 @@ class Alert:
             self.evidence = self.evidence.earlier(evidence)
         mine = self.evidence
         if mine.step is not None and (mine.step, mine.rank) == (evidence.step, evidence.rank):
-            self.evidence = replace(mine, causes=evidence.causes)  # the same finding, by now better understood
+            # The same finding, by now better understood.
+            self.evidence = replace(mine, description=evidence.description, causes=evidence.causes)
         return False
 
     def cleared(self, hold: Span, now: Mark) -> None:

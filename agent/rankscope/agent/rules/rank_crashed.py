@@ -7,20 +7,23 @@ from typing import ClassVar, Literal
 
 from rankscope.agent.model import Cause, End, Finding, Goodbye, Severity, Span, Verdict
 from rankscope.agent.rules._causes import hardware
-from rankscope.agent.rules._causes.around import Around
+from rankscope.agent.rules._causes.around import Around, names
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 LOST = ("connection closed by peer", "connection reset by peer", "remote process exit")  # of Gloo, TCPStore and NCCL
+PATIENCE = 2.0  # seconds in which the rank whose end explains the others' is still to be heard
 
 
 @dataclass(eq=False)
 class RankCrashed:
     """A rank ended by an exception, a signal or an exit status that is not 0, or vanished without a word.
 
-    The first rank to end is the one to look at: the others end because it did, and are told with it. Running out of
-    memory is told by RankOutOfMemory.
+    The rank that ended by itself is the one to look at; the others end because it did (a lost connection, a SIGTERM
+    from the launcher, whatever comes later than half a second after it), and are named with it. Where the ranks
+    here all followed, that is said after two seconds: the first to end may be on another node. Running out of memory is
+    told by RankOutOfMemory.
 
     Needs the rank's last word (its goodbye), which its sender gives even when the process was killed.
 
@@ -35,58 +38,67 @@ class RankCrashed:
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         assert run is not None
         ended = [(rank, rank.goodbye) for rank in run.ranks.values() if rank.goodbye is not None]
-        bad = [(rank, goodbye) for rank, goodbye in ended if crashed(goodbye) and not out_of_memory(goodbye)]
-        if not bad:
-            return ()
-        first = min(goodbye.time for _, goodbye in bad)
-        return tuple(self._finding(node, run, rank, goodbye, first) for rank, goodbye in bad)
-
-    def _finding(self, node: Node, run: Run, rank: Rank, goodbye: Goodbye, first: float) -> Finding:
-        how = manner(goodbye)
-        here = Around(node, run, rank, goodbye.step, goodbye.time)
-        causes = [hardware.fault(here)]
-        if goodbye.time - first > 0.5 and len(run.ranks) > 1:
-            evidence = f"another rank had ended {goodbye.time - first:.1f} s before"
-            causes.append(Cause("it followed another rank", evidence, "look at the rank that ended first"))
-        elif goodbye.end is End.EXCEPTION and any(words in goodbye.exception.casefold() for words in LOST):
-            causes.append(
-                Cause(
-                    "another rank went away",
-                    "its connection was lost",
-                    "look at the rank that ended first: its log, and what may have killed it",
-                )
-            )
-        elif goodbye.end is End.EXCEPTION:
-            last = goodbye.traceback.strip().splitlines()[-3:-1]
-            where = " ".join(line.strip() for line in last) or "no traceback was given"
-            causes.append(
-                Cause("the training code raised an exception", where, "the whole traceback is kept with the run")
-            )
-        elif goodbye.signal == 9 or goodbye.end is End.VANISHED:
-            causes.append(
-                Cause(
-                    "something killed the process",
-                    how,
-                    "look for the kernel's or the container's memory limit, the scheduler's time limit, "
-                    "or whoever sent the signal",
-                )
-            )
-        elif goodbye.signal == 15:
-            causes.append(
-                Cause("it was asked to end", how, "torchrun ends all ranks after one failed; schedulers do at limits")
-            )
-        elif goodbye.signal:
-            causes.append(
-                Cause("native code crashed", how, "run with faulthandler; check drivers and the versions of extensions")
-            )
-        return Finding(
-            f"rank {rank.info.key.rank} ended: {how}",
-            goodbye.step,
-            goodbye.time,
-            float(goodbye.exit_code),
-            rank.info.key.rank,
-            causes=tuple(cause for cause in causes if cause is not None),
+        bad = sorted(((rank, goodbye) for rank, goodbye in ended if crashed(goodbye)), key=lambda pair: pair[1].time)
+        own = [(rank, goodbye) for rank, goodbye in bad if not led_by_another(goodbye)]
+        if own:
+            until = own[0][1].time + 0.5
+            found = [(rank, goodbye) for rank, goodbye in own if goodbye.time <= until]
+        else:
+            found = bad if bad and now - bad[0][1].time >= PATIENCE else []
+        followers = sorted({rank.info.key.rank for rank, _ in bad} - {rank.info.key.rank for rank, _ in found})
+        return tuple(
+            _finding(node, run, rank, goodbye, followers) for rank, goodbye in found if not out_of_memory(goodbye)
         )
+
+
+def _finding(node: Node, run: Run, rank: Rank, goodbye: Goodbye, followers: list[int]) -> Finding:
+    causes = (hardware.fault(Around(node, run, rank, goodbye.step, goodbye.time)), _cause(goodbye))
+    return Finding(
+        f"rank {rank.info.key.rank} ended: {manner(goodbye)}",
+        goodbye.step,
+        goodbye.time,
+        float(goodbye.exit_code),
+        rank.info.key.rank,
+        description=f"Because of it ended {names(followers)}." if followers else "",
+        causes=tuple(cause for cause in causes if cause is not None),
+    )
+
+
+def _cause(goodbye: Goodbye) -> Cause | None:
+    """Return what the end itself says of its cause; None for a mere exit status."""
+    how = manner(goodbye)
+    if lost_another(goodbye):
+        return Cause(
+            "another rank went away",
+            "its connection was lost",
+            "look at the rank that ended first: its log, and what may have killed it",
+        )
+    if goodbye.end is End.EXCEPTION:
+        last = goodbye.traceback.strip().splitlines()[-3:-1]
+        where = " ".join(line.strip() for line in last) or "no traceback was given"
+        return Cause("the training code raised an exception", where, "the whole traceback is kept with the run")
+    if goodbye.signal == 9 or goodbye.end is End.VANISHED:
+        return Cause(
+            "something killed the process",
+            how,
+            "look for the kernel's or the container's memory limit, the scheduler's time limit, "
+            "or whoever sent the signal",
+        )
+    if goodbye.signal == 15:
+        return Cause("it was asked to end", how, "torchrun ends all ranks after one failed; schedulers do at limits")
+    if goodbye.signal:
+        return Cause("native code crashed", how, "run with faulthandler; check drivers and the versions of extensions")
+    return None
+
+
+def lost_another(goodbye: Goodbye) -> bool:
+    """Tell whether a rank ended because it no longer reached another one."""
+    return goodbye.end is End.EXCEPTION and any(words in goodbye.exception.casefold() for words in LOST)
+
+
+def led_by_another(goodbye: Goodbye) -> bool:
+    """Tell whether a rank ended because something else had."""
+    return goodbye.signal == 15 or lost_another(goodbye)
 
 
 def crashed(goodbye: Goodbye) -> bool:
