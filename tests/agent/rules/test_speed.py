@@ -154,6 +154,31 @@ class TestStraggler:
     def test_two_ranks_are_enough_where_one_is_far_slower(self) -> None:
         assert [f.rank for f in told(Straggler(), self.rows(2.0, ranks=2))] == [0]
 
+    @pytest.mark.parametrize(("ranks", "every"), [(2, 1), (4, 1), (8, 1), (8, 3)])
+    def test_a_rank_is_found_whose_data_the_others_wait_for_in_forward(self, ranks: int, every: int) -> None:
+        """As DDP does for a model with buffers: forward begins when rank 0 is there."""
+        rng = np.random.default_rng(5)
+        rows: list[Row] = []
+        for step in range(200):
+            data = 0.02 * np.exp(0.3 * rng.standard_normal(ranks))
+            if step >= 60 and step % every == 0:
+                data[0] += 0.3
+            forward = 0.1 * np.exp(0.1 * rng.standard_normal(ranks)) + np.maximum(0.0, data[0] - data)
+            for rank in range(ranks):
+                metrics = {"data_s": float(data[rank]), "forward_s": float(forward[rank])}
+                rows.append((rank, step, START + step, metrics, False))
+        (found,) = told(Straggler(), rows)
+        assert found.rank == 0
+        assert "wait for it in forward" in found.summary
+
+    def test_uneven_data_of_all_ranks_is_silent(self) -> None:
+        rng = np.random.default_rng(7)
+        rows: list[Row] = []
+        for step in range(300):
+            for rank, data in enumerate(0.1 * np.exp(0.5 * rng.standard_normal(8))):
+                rows.append((rank, step, START + step, {"data_s": float(data), "forward_s": 0.05}, False))
+        assert not told(Straggler(), rows)
+
     def test_one_rank_alone_is_incomplete(self) -> None:
         assert fired_by(Straggler(), rows_of({"forward_s": [1.0] * 50})).lacking == {
             "Straggler": "the run has one rank here"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from rankscope.agent.model import Cause, Finding, Incomplete, Severity, Span, Verdict
 from rankscope.agent.rules._causes import slow
@@ -17,6 +18,8 @@ from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
+Table = npt.NDArray[np.float64]
+
 
 @dataclass(eq=False)
 class Straggler:
@@ -26,11 +29,12 @@ class Straggler:
     backward pass. So what counts is the part that a rank does alone: its own step seconds where the run logs them, else
     data and forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of
     the others; or when it is `burst` times as slow in the share `often` of them, and no other rank in more than a third
-    of that.
+    of that. What it waits longer for its data than the others counts in full, even where they take as much longer for
+    forward: if the model has buffers, DDP lets them wait there for rank 0.
 
     Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be
-    told from a faster other, so `ratio` counts twice). Where ranks wait for each other inside of forward, all of them
-    look alike, and nothing is found: DDP does so for a model with buffers, unless it has `broadcast_buffers=False`.
+    told from a faster other, so `ratio` counts twice). Where ranks wait for each other inside of forward for anything
+    but data, all of them look alike, and nothing is found.
 
     Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of
     the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
@@ -75,7 +79,7 @@ class _Steps:
     """Seconds of all ranks at the newest steps that all of them have finished."""
 
     def __init__(self, steps: int) -> None:
-        self.rows: deque[list[float]] = deque(maxlen=steps)
+        self.rows: deque[list[tuple[float, float]]] = deque(maxlen=steps)  # of each rank: its own part, its data
         self.ranks: list[int] = []
         self.step = -1
         self.episodes: dict[int, Episodes] = {}
@@ -98,26 +102,37 @@ class _Steps:
                 self._judge(rule, step, node, run, now)
 
     def _judge(self, rule: Straggler, step: int, node: Node, run: Run, now: float) -> None:
-        rows = np.array(self.rows)
-        columns = rows.shape[1]
+        own, data = np.array(self.rows).transpose(2, 0, 1)
+        columns = own.shape[1]
         ratio = rule.ratio if columns > 2 else 1 + 2 * (rule.ratio - 1)
-        others = np.median(rows, axis=1) if columns > 2 else rows.min(axis=1)
-        relative = rows / np.maximum(others, 1e-9)[:, None]
+        others = _typical(own)
+        alone = np.maximum(own, others + data - _typical(data))
+        relative = alone / np.maximum(others, 1e-9)
         medians = np.median(relative, axis=0)
         bursts = np.mean(relative > rule.burst, axis=0)
         worst = int(np.argmax(medians)) if medians.max() > ratio else int(np.argmax(bursts))
         rest = np.delete(bursts, worst).max()
-        slow_now = medians[worst] > ratio and medians[worst] - np.median(np.delete(medians, worst)) > ratio - 1
+        slow_now = (
+            medians[worst] > ratio
+            and medians[worst] - np.median(np.delete(medians, worst)) > ratio - 1
+            and np.quantile(relative[:, worst], 0.25) > 1 + (ratio - 1) / 2  # steps of very uneven length prove little
+        )
         often = columns > 2 and bursts[worst] > rule.often and rest < bursts[worst] / 3
         for place, number in enumerate(self.ranks):
             episodes = self.episodes.setdefault(number, Episodes())
             if place == worst and (slow_now or often):
                 if episodes.current is None:
-                    here = rows[:, place]
-                    finding = _finding(
-                        node, run, number, step, float(medians[place]), float(bursts[place]), here, others
-                    )
-                    episodes.begin(finding)
+                    hidden = alone[:, place].sum() > 1.05 * own[:, place].sum()
+                    part = data if hidden else own
+                    seconds = f"{_shown(part[:, place])} s against {_shown(_typical(part))} s"
+                    if hidden:
+                        how = f"waits for its data longer than the others, who then wait for it in forward: {seconds}"
+                    elif medians[place] > 1.1:
+                        how = f"takes {medians[place]:.1f} times as long as the others: {seconds}"
+                    else:
+                        how = f"takes much longer in {bursts[place]:.0%} of the steps: {seconds}"
+                    evidence = f"rank {number} takes {seconds} in the median of {len(own)} steps"
+                    episodes.begin(_finding(node, run, number, step, float(medians[place]), how, evidence))
             elif (
                 episodes.current is not None and medians[place] < 1 + (ratio - 1) / 2 and bursts[place] < rule.often / 2
             ):
@@ -127,32 +142,30 @@ class _Steps:
         return tuple(finding for episodes in self.episodes.values() for finding in episodes.tell(now))
 
 
-def _by_step(parts: tuple[Series, ...], after: int) -> dict[int, float]:
-    """Return the seconds of each step after one, summed over the parts."""
+def _typical(seconds: Table) -> Table:
+    """Return of each step (rows) what ranks (columns) usually take, as one column; of two ranks, the faster one's."""
+    return np.median(seconds, axis=1, keepdims=True) if seconds.shape[1] > 2 else seconds.min(axis=1, keepdims=True)
+
+
+def _shown(seconds: Table) -> str:
+    return figure(float(np.median(seconds)))
+
+
+def _by_step(parts: tuple[Series, ...], after: int) -> dict[int, tuple[float, float]]:
+    """Return the seconds of each step after one: summed over the parts, and those for data where they are known."""
     tables: list[dict[int, float]] = []
     for series in parts:
         start = int(np.searchsorted(series.step, after, side="right"))
         tables.append(dict(zip(series.step[start:].tolist(), series.value[start:].tolist(), strict=True)))
     common = set(tables[0]).intersection(*tables[1:])
-    return {step: sum(table[step] for table in tables) for step in common}
+    data = tables[0] if len(tables) > 1 else dict.fromkeys(common, 0.0)
+    return {step: (sum(table[step] for table in tables), data[step]) for step in common}
 
 
-def _finding(
-    node: Node,
-    run: Run,
-    number: int,
-    step: int,
-    median: float,
-    burst: float,
-    own: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    others: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> Finding:
+def _finding(node: Node, run: Run, number: int, step: int, ratio: float, how: str, evidence: str) -> Finding:
     rank = run.ranks[number]
     time = float(rank.last_step_time)
     here = Around(node, run, rank, step, time)
-    how = f"{median:.1f} times as long as the others" if median > 1.1 else f"much longer in {burst:.0%} of the steps"
-    seconds = f"{figure(float(np.median(own)))} s against {figure(float(np.median(others)))} s"
-    evidence = f"rank {number} takes {seconds} in the median of {len(own)} steps"
     causes: list[Cause | None] = [slow.throttling(here)]
     loading = slow.data_loading(here)
     causes.append(loading)
@@ -172,10 +185,10 @@ def _finding(
             )
         )
     return Finding(
-        f"rank {number} takes {how}: {seconds}",
+        f"rank {number} {how}",
         step,
         time,
-        median,
+        ratio,
         number,
         causes=tuple(cause for cause in causes if cause is not None),
     )

@@ -49,11 +49,12 @@ class Transformer(nn.Module):
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.head = nn.Linear(width, 256)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.byte(x) + self.place(torch.arange(x.shape[1], device=x.device))
-        logits: torch.Tensor = self.head(self.blocks(hidden, mask=self.mask, is_causal=True))
+        # No buffer: DDP would broadcast it, and every forward would wait for the slowest rank, and hide it.
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+        logits: torch.Tensor = self.head(self.blocks(hidden, mask=mask, is_causal=True))
         return logits
 
 
@@ -98,8 +99,7 @@ def main() -> None:
     loader = DataLoader(train, args.batch_size, sampler=sampler, drop_last=True)
     validation = DataLoader(Text(text[split : split + 64 * CONTEXT]), batch_size=64)
 
-    # The mask is the same everywhere: if it were broadcast, every forward would wait for the slowest rank, and hide it.
-    model = DistributedDataParallel(Transformer().to(device), broadcast_buffers=False)
+    model = DistributedDataParallel(Transformer().to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
 
     def schedule(step: int) -> float:
