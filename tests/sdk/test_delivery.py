@@ -187,6 +187,16 @@ def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_
     process.communicate("\n", timeout=20)
 
 
+def test_whoever_delivers_for_the_dead_never_keeps_the_sender_of_a_living_rank_from_its_lock(short: Path) -> None:
+    (short / _spool.HELLO).write_text("{}")
+    lock = _spool.lock(short / _spool.WRITER)
+    assert lock is not None
+    command = [sys.executable, "-m", "rankscope.sdk._deliver", str(short), "--agent", "unix:/nowhere"]
+    assert subprocess.run(command, check=False).returncode == 3
+    assert not (short / _spool.SENDER).exists(), "it was not even looked at"
+    os.close(lock)
+
+
 def test_what_is_left_of_a_journal_whose_removal_was_cut_short_goes_away(tmp_path: Path) -> None:
     old, fresh, journal, foreign = (tmp_path / name for name in ("a" * 16, "b" * 16, "c" * 16, "of-the-user"))
     for folder in (old, fresh, journal, foreign):

@@ -150,7 +150,9 @@ def test_a_script_started_by_a_training_is_a_run_of_its_own(agent: Agent, script
 stop.set(); thread.join()
 subprocess.run([sys.executable, "-c", "from rankscope import sdk; sdk.init(name='other'); sdk.log(a=1.0)"], check=True)
 """
-    script(FORK + code).communicate(timeout=60)
+    process = script(FORK + code)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
     wait_for(lambda: {kept.hello.name for kept in agent.sessions.values()} == {"rank", "other"})
 
 

@@ -113,17 +113,19 @@ class Dead:
 
     async def run(self) -> bool:
         """Deliver and remove the journal; False when it is not free, or not all could be delivered. Raises OSError."""
-        lock = spool.lock(self.folder / spool.SENDER)
-        if lock is None:
+        # The rank's lock first: a sender that starts just now must never find its own lock held because of a rank that
+        # lives, for it would leave.
+        writer = spool.lock(self.folder / spool.WRITER)
+        if writer is None:
             return False
         try:
             return await self._run()
         finally:
-            os.close(lock)
+            os.close(writer)
 
     async def _run(self) -> bool:
-        writer = spool.lock(self.folder / spool.WRITER)
-        if writer is None:
+        lock = spool.lock(self.folder / spool.SENDER)
+        if lock is None:
             return False
         try:
             hello, fields = read_hello(self.folder)
@@ -140,7 +142,7 @@ class Dead:
             remove(self.folder)
             return True
         finally:
-            os.close(writer)
+            os.close(lock)
 
     def _stop(self) -> bool:
         delivery = self._delivery
