@@ -102,10 +102,12 @@ def test_one_rank_of_several_has_a_bad_batch() -> None:
     for step in range(20):
         for rank in range(4):
             loss = math.nan if (step, rank) == (15, 2) else float(values[step])
-            rows.append((rank, step, 1e9 + step, {"loss": loss}, False))
+            rows.append((rank, step, 1e9 + step, {"loss": loss, "lr": 1e-4 * (step + 1)}, False))
     (found,) = [f.finding for f in fired_by(LossNaN(), rows).told]
     assert (found.rank, found.step) == (2, 15)
-    assert any(c.cause == "a bad batch" and "only rank 2" in c.evidence for c in found.causes)
+    assert found.causes[0].cause == "a bad batch"
+    assert "only rank 2" in found.causes[0].evidence
+    assert "the learning rate is too large" not in causes(found), "the other ranks take the same steps"
 
 
 def test_a_rank_whose_loss_comes_later_is_compared_all_the_same() -> None:

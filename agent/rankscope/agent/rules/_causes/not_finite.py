@@ -22,20 +22,20 @@ def causes(node: Node, run: Run | None, rank: Rank, step: int, time: float, valu
     climbing = len(losses) >= 12 and float(np.median(losses[-4:])) > float(np.median(losses[:-4])) + 3 * _spread(
         losses[:-4]
     )
+    calm = not exploding and not climbing
+    apart = _ranks_apart(here)
+    large = learning_rate.too_large(here) if not apart or not calm else None
     found = [
         hardware.fault(here),
+        _bad_batch(here, apart) if apart else None,
         exploding,
-        learning_rate.too_large(here) if exploding or climbing or learning_rate.rising(here) else None,
+        large if not calm or learning_rate.rising(here) else None,
         _half_precision(here),
-        _bad_batch(here),
-        _division(here) if not exploding and not climbing else None,
+        None if apart else _bad_batch(here, apart),
+        _division(here) if calm else None,
+        large if calm and not learning_rate.rising(here) else None,
     ]
-    listed = [cause for cause in found if cause is not None]
-    if not any(cause.cause.startswith("the learning rate") for cause in listed) and (
-        large := learning_rate.too_large(here)
-    ):
-        listed.append(large)
-    return tuple(listed)
+    return tuple(cause for cause in found if cause is not None)
 
 
 def _spread(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
@@ -61,17 +61,22 @@ def _half_precision(here: Around) -> Cause | None:
     )
 
 
-def _bad_batch(here: Around) -> Cause | None:
-    """One batch is bad. Contradicted where every rank has it, or where it goes on for several steps."""
+def _ranks_apart(here: Around) -> str:
+    """Say which ranks had it where others had not, "" else. Ranks that share weights differ in their data alone."""
     values = here.over_ranks("loss")
     bad = sorted(rank for rank, value in values.items() if not math.isfinite(value))
     good = len(values) - len(bad)
+    if not bad or not good:
+        return ""
+    others = "other rank" if good == 1 else "other ranks"
+    return f"at step {here.step} only {names(bad)} had it; {good} {others} had a finite loss"
+
+
+def _bad_batch(here: Around, apart: str) -> Cause | None:
+    """One batch is bad. Contradicted where every rank has it, or where it goes on for several steps."""
     series = here.rank.role("loss")
-    if bad and good:
-        evidence = (
-            f"at step {here.step} only {names(bad)} had it; {good} other "
-            f"{'rank' if good == 1 else 'ranks'} had a finite loss"
-        )
+    if apart:
+        evidence = apart
     elif series is not None and len(after := series.value[series.step > here.step][:4]) and np.isfinite(after).all():
         evidence = f"the loss at the next {'step' if len(after) == 1 else f'{len(after)} steps'} was finite again"
     else:
