@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0, what: str = "it") -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0, what: str = "it") -> None:
     """Wait until a condition holds. Raises AssertionError when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -79,7 +79,7 @@ async def test_what_is_committed_is_acknowledged(make: Make) -> None:
     record = Memory()
     session = await make(record).open(INFO)
     await session.take(rows(1, 5))
-    assert await asyncio.wait_for(session.saved(), 5) == 5
+    assert await asyncio.wait_for(session.saved(), 60) == 5
     assert record.safe == {1: 5}
 
 
@@ -91,7 +91,7 @@ async def test_nothing_is_acknowledged_while_the_disk_is_full(make: Make) -> Non
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(session.saved(), 1.2)
     record.full = False
-    assert await asyncio.wait_for(session.saved(), 5) == 1
+    assert await asyncio.wait_for(session.saved(), 60) == 1
 
 
 async def test_a_rank_whose_folder_cannot_be_written_holds_up_no_other(make: Make) -> None:
@@ -102,11 +102,11 @@ async def test_a_rank_whose_folder_cannot_be_written_holds_up_no_other(make: Mak
     bad, good = await ingest.open(INFO), await ingest.open(other)
     await bad.take(rows(1, 5))
     await good.take(rows(1, 7))
-    assert await asyncio.wait_for(good.saved(), 5) == 7
+    assert await asyncio.wait_for(good.saved(), 60) == 7
     assert bad.safe == 0
     await ingest.open(RankInfo(RankKey("p", "r-1", 2), session=3, run_id="r"))
     record.lost = set()
-    assert await asyncio.wait_for(bad.saved(), 5) == 5
+    assert await asyncio.wait_for(bad.saved(), 60) == 5
 
 
 async def test_a_session_is_refused_while_the_record_cannot_be_written(make: Make) -> None:
@@ -127,7 +127,7 @@ async def test_repeated_records_are_taken_once(make: Make) -> None:
     await session.take(rows(1, 5))
     await session.take(rows(1, 5))
     await session.take(rows(6, 6))
-    assert await asyncio.wait_for(session.saved(), 5)
+    assert await asyncio.wait_for(session.saved(), 60)
     assert record.written == [(1, 5), (6, 6)]
     rank = ingest.node.rank(INFO.key)
     assert rank is not None
@@ -159,7 +159,7 @@ async def test_a_new_stream_takes_the_session_over_where_the_old_one_was_safe(ma
     with pytest.raises(ConnectionAbortedError):
         await old.take(rows(4, 4))
     await new.take(rows(4, 4))
-    assert await asyncio.wait_for(new.saved(), 5) == 4
+    assert await asyncio.wait_for(new.saved(), 60) == 4
 
 
 async def test_a_rank_is_connected_while_a_stream_is_open(make: Make) -> None:
@@ -175,7 +175,7 @@ async def test_a_rank_is_connected_while_a_stream_is_open(make: Make) -> None:
 async def test_without_a_record_what_is_taken_is_safe(make: Make) -> None:
     session = await make(None).open(INFO)
     await session.take(rows(1, 5))
-    assert await asyncio.wait_for(session.saved(), 5) == 5
+    assert await asyncio.wait_for(session.saved(), 60) == 5
 
 
 async def test_streams_wait_while_too_much_is_not_yet_on_disk(make: Make) -> None:
@@ -187,7 +187,7 @@ async def test_streams_wait_while_too_much_is_not_yet_on_disk(make: Make) -> Non
     done, _ = await asyncio.wait({waiting}, timeout=0.2)
     assert not done
     record.full = False
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ async def test_what_the_record_refuses_ends_the_stream_and_nothing_counts_as_saf
     ingest = make(record)
     session = await ingest.open(INFO)
     await session.take(rows(1, 1))
-    assert await asyncio.wait_for(session.saved(), 5) == 1
+    assert await asyncio.wait_for(session.saved(), 60) == 1
     await session.take(rows(2, 2))
 
     with pytest.raises(seen):  # also where the rank waits for the acknowledgement and sends nothing more
-        await asyncio.wait_for(session.saved(), 5)
+        await asyncio.wait_for(session.saved(), 60)
     with pytest.raises(seen):
         await session.take(rows(3, 3))
     assert (await ingest.open(INFO)).safe == 1
@@ -250,10 +250,10 @@ async def test_a_hello_that_breaks_the_record_is_an_error_of_its_own_stream(make
 
     ingest = make(Broken())
     with pytest.raises(OSError, match="a defect"):
-        await asyncio.wait_for(ingest.open(RankInfo(RankKey("p", "r-1", 1), session=2, run_id="r")), 5)
-    session = await asyncio.wait_for(ingest.open(INFO), 5)
+        await asyncio.wait_for(ingest.open(RankInfo(RankKey("p", "r-1", 1), session=2, run_id="r")), 60)
+    session = await asyncio.wait_for(ingest.open(INFO), 60)
     await session.take(rows(1, 5))
-    assert await asyncio.wait_for(session.saved(), 5) == 5
+    assert await asyncio.wait_for(session.saved(), 60) == 5
 
 
 async def test_a_commit_that_breaks_is_tried_again(make: Make) -> None:
@@ -268,7 +268,7 @@ async def test_a_commit_that_breaks_is_tried_again(make: Make) -> None:
 
     session = await make(Broken()).open(INFO)
     await session.take(rows(1, 5))
-    assert await asyncio.wait_for(session.saved(), 10) == 5
+    assert await asyncio.wait_for(session.saved(), 60) == 5
 
 
 async def test_of_two_streams_that_begin_at_once_one_remains(make: Make) -> None:
@@ -287,7 +287,7 @@ async def test_a_stream_whose_session_goes_on_in_another_one_ends(make: Make) ->
     waiting = asyncio.ensure_future(old.saved())
     await ingest.open(INFO)
     with pytest.raises(ConnectionAbortedError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
 
 
 async def test_what_the_other_ranks_have_is_asked_for_when_one_has_a_number_that_is_not_finite(make: Make) -> None:

@@ -100,4 +100,4 @@ def browser(chromium: str, profile: Path) -> Iterator[Browser]:
     finally:
         os.close(to)
         process.terminate()
-        process.wait(10)
+        process.wait(60)

@@ -82,7 +82,7 @@ def test_sigterm_ends_it_and_what_was_taken_is_on_disk(daemon: Daemon, tmp_path:
             rank.log(step, {"loss": 1.0})
         rank.wait_safe()
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(5) == 0
+        assert daemon.process.wait(5) == 0  # it drains and ends in at most 5 s
     (events,) = (tmp_path / "runs").glob("*/*/rank_0000")
     record = EventAccumulator(str(events), size_guidance={"scalars": 0})
     record.Reload()

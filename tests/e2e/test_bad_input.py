@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 def rankscope(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rankscope.agent", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:

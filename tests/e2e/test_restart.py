@@ -57,12 +57,12 @@ def test_every_point_is_recorded_once_though_the_agent_ended_twice(tmp_path: Pat
     try:
         for until in (STEPS // 4, STEPS // 2):
             with started(tmp_path) as agent:
-                wait_for(lambda until=until: len(told(tmp_path, 0)) >= until, 60)  # type: ignore[misc]
+                wait_for(lambda until=until: len(told(tmp_path, 0)) >= until)  # type: ignore[misc]
                 agent.send_signal(number)
-                agent.wait(6)
+                agent.wait(60)
         with started(tmp_path):
             assert training.wait(60) == 0
-            wait_for(lambda: not list((tmp_path / "spool").glob("*/")), 30)
+            wait_for(lambda: not list((tmp_path / "spool").glob("*/")))
     finally:
         training.kill()
         training.wait()

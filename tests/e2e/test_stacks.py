@@ -39,7 +39,7 @@ def hanging(running: AgentProcess, folder: Path) -> Iterator[None]:
             [*launcher, str(SCRIPT)], env=environment, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        wait_for(lambda: steps(running) == [9] * RANKS, 60)
+        wait_for(lambda: steps(running) == [9] * RANKS)
         yield
     finally:
         ranks = psutil.Process(job.pid).children(recursive=True)  # in sessions of their own
@@ -85,7 +85,7 @@ def test_the_rank_that_the_others_wait_for_comes_first(tmp_path: Path) -> None:
 def test_when_a_run_stands_still_its_stacks_are_kept_without_being_asked_for(tmp_path: Path) -> None:
     stalled: dict[str, object] = {"rules": {"TrainingStalled": {"least": "1s", "first": "5s"}}}
     with agent(tmp_path / "runs", stalled, port=0) as running, hanging(running, tmp_path):
-        wait_for(lambda: len(list(tmp_path.glob("runs/e2e/hangs-*/rank_*/stacks/*.txt"))) == RANKS, 60)
+        wait_for(lambda: len(list(tmp_path.glob("runs/e2e/hangs-*/rank_*/stacks/*.txt"))) == RANKS)
         kept = {path.parent.parent.name: path.read_text() for path in tmp_path.glob("runs/e2e/*/rank_*/stacks/*.txt")}
         assert [name for name, text in sorted(kept.items()) if " in load" in text] == ["rank_0001"]
-        wait_for(lambda: "stands still: the stacks of 3 ranks are kept" in running.log.read_text(), 60)
+        wait_for(lambda: "stands still: the stacks of 3 ranks are kept" in running.log.read_text())

@@ -62,7 +62,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
 
 def data(board: str, path: str) -> Any:

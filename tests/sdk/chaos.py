@@ -112,7 +112,7 @@ class World:
         if self.agent is not None:
             self.agent.send_signal(number)
             if number in (signal.SIGKILL, signal.SIGTERM):
-                self.agent.wait(20)
+                self.agent.wait(60)
                 self.agent = None
 
     def start_rank(self) -> Rank:

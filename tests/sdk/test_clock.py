@@ -66,7 +66,7 @@ def page(world: World) -> str:
     """Return what the agent exports now."""
     found = re.search(r"(http://[\d.:]+) shows the rest", (world.place / "agent.log").read_text())
     assert found, "the agent does not say where its page is"
-    with urllib.request.urlopen(f"{found[1]}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{found[1]}/metrics", timeout=30) as answer:
         return cast("bytes", answer.read()).decode()
 
 

@@ -63,7 +63,7 @@ def told(process: subprocess.Popen[str]) -> int:
 
 def test_every_point_arrives_once_and_the_journal_goes_away(agent: Agent, script: Script, spool: Path) -> None:
     process = script(LOGS.replace("COUNT", "20000"))
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert whole(agent.only, 20_000)
     assert agent.only.gaps == agent.only.repeated == 0
     assert agent.only.goodbye is not None
@@ -78,7 +78,7 @@ def test_the_hello_says_who_the_rank_is(agent: Agent, script: Script) -> None:
         sdk.init("project", "name", {"lr": float("nan"), "path": Path("/x")}, tags=["a"], notes="n")
     """
     process = script(code, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", CUDA_VISIBLE_DEVICES="GPU-1")
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     hello = agent.only.hello
     assert (hello.project, hello.name, hello.rank, hello.local_rank, hello.world_size) == ("project", "name", 3, 1, 8)
     assert hello.config_json == '{"lr": "NaN", "path": "/x"}'
@@ -153,7 +153,7 @@ def test_when_rank_and_sender_are_killed_the_next_rank_delivers(
     count = told(process)
     (first,) = agent.sessions.values()
     assert len(list(spool.iterdir())) == 1
-    other = script("from rankscope import sdk\nimport time\nsdk.init()\ntime.sleep(20)")
+    other = script("from rankscope import sdk\nimport time\nsdk.init()\ntime.sleep(200)")
     wait_for(lambda: first.goodbye is not None)
     assert len(first.rows) >= count
     assert whole(first, len(first.rows))
@@ -184,7 +184,7 @@ def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_
         return [file for file in files if str(spool) in file and str(own) not in file]
 
     wait_for(lambda: not others())
-    process.communicate("\n", timeout=20)
+    process.communicate("\n", timeout=60)
 
 
 def test_whoever_delivers_for_the_dead_never_keeps_the_sender_of_a_living_rank_from_its_lock(short: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_spool_that_is_removed_under_a_rank_costs_no_point_that_is_still_in_re
     (own,) = _spool.journals(spool)
     assert _spool.lock(own / _spool.WRITER) is None
     _, errors = process.communicate("\n", timeout=60)
-    wait_for(lambda: agent.only.goodbye is not None, 20)
+    wait_for(lambda: agent.only.goodbye is not None)
     assert agent.only.scalar("loss") == [(n, float(n)) for n in range(1000 + count)]
     assert agent.only.scalar("new") == [(1000 + count, 1.0)]
     assert agent.only.gaps == 0
@@ -264,12 +264,12 @@ def test_points_wait_for_an_agent_that_comes_later(short: Path, script: Script, 
 
 def test_a_run_that_ends_without_an_agent_leaves_its_points_on_disk(short: Path, script: Script, spool: Path) -> None:
     process = script(LOGS.replace("COUNT", "3000"))
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     (journal,) = spool.iterdir()
     agent = Agent(short / "agent.sock").start()
     try:
         command = ["-m", "rankscope.sdk._deliver", str(journal), "--agent", agent.address]
-        wait_for(lambda: subprocess.run([sys.executable, *command], check=False).returncode == 0, 20)
+        wait_for(lambda: subprocess.run([sys.executable, *command], check=False).returncode == 0)
         assert whole(agent.only, 3000)
         assert agent.only.goodbye is not None
         assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
@@ -281,15 +281,15 @@ def test_a_run_that_ends_without_an_agent_leaves_its_points_on_disk(short: Path,
 def test_an_agent_that_restarts_and_resets_gets_each_point_once(agent: Agent, script: Script) -> None:
     agent.behaviour.reset_after = 7
     process = script(FOREVER)
-    wait_for(lambda: agent.streams > 3, 20)
+    wait_for(lambda: agent.streams > 3)
     agent.stop()
     time.sleep(0.3)
     agent.start()
-    wait_for(lambda: agent.streams > 6, 20)
+    wait_for(lambda: agent.streams > 6)
     agent.behaviour.reset_after = 0
     process.kill()
     count = told(process)
-    wait_for(lambda: agent.only.goodbye is not None, 20)
+    wait_for(lambda: agent.only.goodbye is not None)
     assert len(agent.only.rows) >= count
     assert whole(agent.only, len(agent.only.rows))
 
@@ -309,14 +309,14 @@ def test_finish_is_bounded_whatever_the_agent_does(agent: Agent, script: Script,
     """
     )
     process = script(code.replace("COUNT", "100"))
-    assert float(process.communicate(timeout=30)[0].split()[-1]) < 2.2  # 2 s, and a busy machine
+    assert float(process.communicate(timeout=60)[0].split()[-1]) < 2.2  # 2 s, and a busy machine
     assert len(list(spool.iterdir())) == 1  # what was not acknowledged waits
 
 
 def test_a_wrong_token_is_said_and_costs_nothing_but_that(agent: Agent, script: Script, spool: Path) -> None:
     agent.behaviour.token = "right"
     process = script(LOGS.replace("COUNT", "10") + "    time.sleep(1)", RANKSCOPE_TOKEN="wrong")
-    error = process.communicate(timeout=30)[1]
+    error = process.communicate(timeout=60)[1]
     assert error.count("wrong token") == 1
     assert "wrong " not in error.replace("wrong token", "")
     process = script("from rankscope import sdk\nimport time\nsdk.init()\ntime.sleep(1)", RANKSCOPE_TOKEN="right")
@@ -336,10 +336,10 @@ def test_a_record_that_the_agent_refuses_is_left_out_and_the_rest_arrives(agent:
         for number in range(300):
             sdk.log(loss=float(number))
             if number == 123: sdk.text("tag", "poison")
-        time.sleep(20)
+        time.sleep(200)
     """
     script(code)
-    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 300, 20)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 300)
     assert whole(agent.only, 300)
     wait_for(lambda: dict(agent.only.beats[-1].dropped) == {"refused": 1})
 
@@ -408,7 +408,7 @@ def test_a_backlog_comes_at_a_bounded_rate(agent: Agent, script: Script) -> None
     process.stdout.readline()
     begin = time.monotonic()
     agent.start()
-    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == count, 30)
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == count)
     assert time.monotonic() - begin > 1.8  # the first second's worth may come at once
 
 
@@ -420,7 +420,7 @@ def test_the_journal_is_bounded_and_says_what_it_dropped(agent: Agent, script: S
     (journal,) = spool.iterdir()
     assert sum(path.stat().st_size for path in journal.glob("*.seg")) <= 4 << 20
     agent.start()
-    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 200_000, 30)
+    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 200_000)
     kept = agent.only
     wait_for(lambda: kept.beats[-1].dropped["journal_full"] == kept.gaps)
     assert len(kept.rows) + kept.gaps == 200_000
@@ -452,9 +452,9 @@ def test_an_agent_that_takes_only_small_messages_gets_smaller_ones(agent: Agent,
     assert process.stdout is not None
     process.stdout.readline()
     agent.start()
-    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 3001, 30)
-    process.communicate("\n", timeout=20)
-    wait_for(lambda: agent.only.goodbye is not None, 30)
+    wait_for(lambda: bool(agent.sessions) and agent.only.safe == 3001)
+    process.communicate("\n", timeout=60)
+    wait_for(lambda: agent.only.goodbye is not None)
     assert whole(agent.only, 3000)
     assert (agent.only.gaps, agent.only.repeated) == (0, 0)
     assert not any(event.WhichOneof("body") == "text" for event in agent.only.events)
@@ -476,7 +476,7 @@ def test_a_loss_that_is_no_number_finds_its_way_though_the_sender_has_died(agent
         sys.stdin.readline()
     """)
     wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 6)
-    process.communicate("\n", timeout=20)
+    process.communicate("\n", timeout=60)
 
 
 def test_a_sender_that_died_is_no_broken_pipe_to_a_training_that_would_end_by_one(script: Script) -> None:
@@ -520,7 +520,7 @@ def test_rank_zero_says_once_that_no_agent_answers(agent: Agent, script: Script,
     )
     agent.start()
     assert process.stderr.readline().startswith("rankscope: run n-")
-    assert process.communicate("\n", timeout=20)[1] == ""
+    assert process.communicate("\n", timeout=60)[1] == ""
 
 
 def test_a_journal_that_is_gone_meanwhile_is_no_trouble_to_who_says_so(short: Path) -> None:

@@ -56,7 +56,7 @@ def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str
     epochs = 10 if method == "fork" or persistent else 2
     order = repr([when, method, str(persistent), str(epochs)])
     process = script(LOADER.replace("ORDER", order))
-    output, error = process.communicate(timeout=110)
+    output, error = process.communicate(timeout=240)
     assert output == "done\n", error
     assert error.count("\n") == 1, error  # the line that names the run
     wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
@@ -67,7 +67,7 @@ def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str
 
 def test_two_hundred_epochs_of_new_workers(agent: Agent, script: Script) -> None:
     process = script(LOADER.replace("ORDER", repr(["after", "fork", "False", "200"])))
-    output, error = process.communicate(timeout=110)
+    output, error = process.communicate(timeout=240)
     assert output == "done\n", error
     wait_for(lambda: agent.only.goodbye is not None)
     assert len(agent.only.scalar("loss")) == 400
@@ -133,13 +133,13 @@ stop.set(); thread.join()
 def test_the_death_of_a_rank_is_noticed_while_its_workers_live_on(agent: Agent, script: Script) -> None:
     code = """
 if os.fork() == 0:
-    time.sleep(30)
+    time.sleep(90)
     os._exit(0)
 time.sleep(0.5)
 os.kill(os.getpid(), 9)
 """
     process = script(FORK + code)
-    process.wait(20)
+    process.wait(60)
     wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
     assert agent.only.goodbye is not None
     assert agent.only.goodbye.reason == agent.only.goodbye.VANISHED

@@ -129,4 +129,4 @@ def test_after_the_session_the_handler_is_gone(agent: Agent, script: Script) -> 
         assert len(os.listdir("/proc/self/fd")) == descriptors
         print("fine")
     """)
-    assert process.communicate(timeout=30)[0] == "fine\n"
+    assert process.communicate(timeout=60)[0] == "fine\n"

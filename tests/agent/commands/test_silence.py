@@ -32,7 +32,7 @@ def rankscope(agent: str) -> Rankscope:
     def run(*arguments: str, address: str = agent) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"RANKSCOPE_HTTP": address, "COLUMNS": "160", "TZ": "UTC"}
         command = [sys.executable, "-m", "rankscope.agent", "silence", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
     return run
 

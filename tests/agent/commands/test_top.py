@@ -64,7 +64,7 @@ class Node:
     def stop(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def top(address: str, *arguments: str, **environment: str) -> subprocess.Complet
     variables = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     variables |= {"RANKSCOPE_HTTP": address, "TZ": "UTC", **environment}
     command = [*PROGRAM, "top", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
 
 
 def document(address: str) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def test_json_goes_on_line_by_line(node: Node) -> None:
         assert process.stdout is not None
         times = [json.loads(process.stdout.readline())["time"] for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read().strip() == ""
     assert times == sorted(set(times))

@@ -35,14 +35,14 @@ class Server:
     inbox: Inbox
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v2/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v2/{path}", timeout=30) as answer:
             return json.loads(answer.read())
 
     def post(self, alerts: list[dict[str, object]]) -> int:
         request = urllib.request.Request(
             f"{self.url}/api/v2/alerts", json.dumps(alerts).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return int(answer.status)
 
     def until(self, condition: Callable[[list[Any]], bool]) -> list[Any]:

@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return str(answer.read().decode())
 
 
@@ -39,18 +39,18 @@ def test_an_agent_outlives_a_driver_that_hangs(driver: Driver, library: Path, tm
                 alert["labels"]["alertname"] for alert in json.loads(fetch(f"{running.url}/api/v1/alerts"))["alerts"]
             }
 
-        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 629.45, 30)
+        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 629.45)
         assert value(r'sampler_up\{[^}]*sampler="gpu"[^}]*\}') == 1
         driver.answer("nvmlDeviceGetPowerUsage", "hang")
-        wait_for(lambda: value(r"gpu_up\{[^}]*\}") == 0, 30)
+        wait_for(lambda: value(r"gpu_up\{[^}]*\}") == 0)
         start = time.monotonic()
         assert value(r"gpu_power_watts\{[^}]*\}") is None, "what cannot be read is absent, not stale"
         assert value(r"system_load1\{[^}]*\}") is not None
         assert time.monotonic() - start < 2
-        wait_for(lambda: "AgentBlind" in alerts(), 30)
+        wait_for(lambda: "AgentBlind" in alerts())
         driver.answer("nvmlDeviceGetPowerUsage", "120000")
-        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120, 60)
-        wait_for(lambda: "AgentBlind" not in alerts(), 30)
+        wait_for(lambda: value(r"gpu_power_watts\{[^}]*\}") == 120)
+        wait_for(lambda: "AgentBlind" not in alerts())
         driver.load(driver.path.read_text() + "xid 79\n")
-        wait_for(lambda: "GpuHardwareError" in alerts(), 30)
+        wait_for(lambda: "GpuHardwareError" in alerts())
         assert value(r'gpu_xid_errors_total\{[^}]*xid="79"[^}]*\}') == 1

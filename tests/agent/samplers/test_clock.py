@@ -52,7 +52,7 @@ def test_an_xid_counts_for_as_long_as_ever(driver: Driver, gpu: Callable[..., Gp
 
     assert not look()
     driver.load(build.scenario("h100") + "xid 79\n")
-    wait_for(look, 30)
+    wait_for(look)
     before = found["gpu_xid_last_timestamp_seconds", "0", "79"]
     assert "79" in findings()
     wall.jump(node, jump)

@@ -46,11 +46,11 @@ def docker(require: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
         return subprocess.run([client, "-H", address, "version"], capture_output=True, check=False).returncode == 0
 
     try:
-        wait_for(ready, 60)
+        wait_for(ready)
         yield run
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         lines = Path("/proc/self/mounts").read_text().splitlines()
         for point in [line.split()[1] for line in reversed(lines)]:  # the engine leaves its network namespace
             if point.startswith(str(folder)):
@@ -123,7 +123,7 @@ def test_a_rank_that_the_kernel_kills_for_memory_is_told_from_the_kernels_log(
             found.update(values(sampler.sample(node)))
             return ("rank_oom_kill_timestamp_seconds", "exp-1", "0") in found
 
-        wait_for(killed, 30)
+        wait_for(killed)
         assert found["rank_oom_kill_timestamp_seconds", "exp-1", "0"] == pytest.approx(time.time(), abs=60)
         assert 2**20 < found["rank_oom_kill_resident_bytes", "exp-1", "0"] < 64 * 2**20
         sampler.close()

@@ -41,7 +41,7 @@ def look(sampler: Gpu, node: Node) -> tuple[Sample, ...]:
             raise
         return True
 
-    wait_for(opened, 30)
+    wait_for(opened)
     return found[0]
 
 
@@ -51,7 +51,7 @@ def forget_waiting(sampler: Gpu) -> None:
     assert source is not None
     for link in source._stuck:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            link._process.wait(10)
+            link._process.wait(60)
     for backoff in (source._starts, source._lost, *source._hung.values()):
         backoff.until = 0.0
 
@@ -240,7 +240,7 @@ def test_the_only_card_is_lost_with_its_error_and_comes_back(driver: Driver, gpu
         found.update(values(look(sampler, node)))
         return ("gpu_xid_errors_total", "0", "79") in found
 
-    wait_for(told, 30)
+    wait_for(told)
     assert found["gpu_up", "0"] == 0
     driver.load(whole + "xid 79\n")
     forget_waiting(sampler)
@@ -291,7 +291,7 @@ def test_the_process_ends_when_its_agent_is_gone(driver: Driver, library: Path) 
     link = source._open(time.monotonic())
     assert link._process.stdin is not None
     link._process.stdin.write(b'{"slow": true, "skip": []}\n')
-    wait_for(lambda: b'"at"' in os.read(link._process.stdout.fileno(), 100) if link._process.stdout else False, 30)
+    wait_for(lambda: b'"at"' in os.read(link._process.stdout.fileno(), 100) if link._process.stdout else False)
     link._process.stdin.close()
-    link._process.wait(10)
+    link._process.wait(60)
     source.close()

@@ -342,7 +342,7 @@ def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
             assert workers <= found["rank_cpu_seconds_total", "exp-1", "0"]
             return found["rank_workers", "exp-1", "0"] == 2 and workers > 0.3
 
-        wait_for(busy, 30)
+        wait_for(busy)
     finally:
         os.killpg(process.pid, 9)
         process.wait()

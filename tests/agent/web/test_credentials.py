@@ -92,4 +92,4 @@ def test_an_agent_answers_over_tls_to_who_knows_the_password(
             assert "rankscope_agent_start_time_seconds" in page.text
     finally:
         process.terminate()
-        process.wait(6)
+        process.wait(60)

@@ -24,7 +24,7 @@ def trained(folder: Path, example: str, *options: str) -> list[dict[str, Any]]:
         [*launch, str(captured), str(folder), str(EXAMPLES / example), "--steps", str(STEPS), *options],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         check=False,
     )
