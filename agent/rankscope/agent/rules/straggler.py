@@ -18,6 +18,8 @@ from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
+LONGER = 4  # so many times as many steps tell whether a rank is slow now and then
+
 Table = npt.NDArray[np.float64]
 
 
@@ -28,16 +30,17 @@ class Straggler:
     In data-parallel training the steps of all ranks take equally long, because the fast ones wait inside of the
     backward pass. So what counts is the part that a rank does alone: its own step seconds where the run logs them, else
     data and forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of
-    the others; or when it is `burst` times as slow in the share `often` of them, and no other rank in more than a third
-    of that. What it waits longer for its data than the others counts in full, even where they take as much longer for
-    forward: if the model has buffers, DDP lets them wait there for rank 0.
+    the others; or when it is `burst` times as slow in the share `often` of four times as many steps, and no other rank
+    in more than a third of that. What it waits longer for its data than the others counts in full, even where they take
+    as much longer for forward: if the model has buffers, DDP lets them wait there for rank 0.
 
     Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be
     told from a faster other, so `ratio` counts twice). Where ranks wait for each other inside of forward for anything
     but data, all of them look alike, and nothing is found.
 
     Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of
-    the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of them.
+    the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of 120: of sequences whose length varies by half, one
+    rank in eight has by chance as many long ones in 30 steps.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -79,7 +82,9 @@ class _Steps:
     """Seconds of all ranks at the newest steps that all of them have finished."""
 
     def __init__(self, steps: int) -> None:
-        self.rows: deque[list[tuple[float, float]]] = deque(maxlen=steps)  # of each rank: its own part, its data
+        self.rows: deque[list[tuple[float, float]]] = deque(
+            maxlen=LONGER * steps
+        )  # of each rank: its own part, its data
         self.ranks: list[int] = []
         self.step = -1
         self.episodes: dict[int, Episodes] = {}
@@ -108,30 +113,34 @@ class _Steps:
         others = _typical(own)
         alone = np.maximum(own, others + data - _typical(data))
         relative = alone / np.maximum(others, 1e-9)
-        medians = np.median(relative, axis=0)
-        bursts = np.mean(relative > rule.burst, axis=0)
+        recent = relative[-rule.steps :]
+        medians = np.median(recent, axis=0)
+        bursts = np.mean(relative > rule.burst, axis=0) if len(own) == self.rows.maxlen else np.zeros(columns)
         worst = int(np.argmax(medians)) if medians.max() > ratio else int(np.argmax(bursts))
         rest = np.delete(bursts, worst).max()
         slow_now = (
             medians[worst] > ratio
             and medians[worst] - np.median(np.delete(medians, worst)) > ratio - 1
-            and np.quantile(relative[:, worst], 0.25) > 1 + (ratio - 1) / 2  # steps of very uneven length prove little
+            and np.quantile(recent[:, worst], 0.25) > 1 + (ratio - 1) / 2  # steps of very uneven length prove little
         )
         often = columns > 2 and bursts[worst] > rule.often and rest < bursts[worst] / 3
         for place, number in enumerate(self.ranks):
             episodes = self.episodes.setdefault(number, Episodes())
             if place == worst and (slow_now or often):
                 if episodes.current is None:
-                    hidden = alone[:, place].sum() > 1.05 * own[:, place].sum()
-                    part = data if hidden else own
+                    telling = (
+                        np.flatnonzero(relative[:, place] > rule.burst) if not slow_now else slice(-rule.steps, None)
+                    )
+                    hidden = alone[telling, place].sum() > 1.05 * own[telling, place].sum()
+                    part = data[telling] if hidden else own[telling]
                     seconds = f"{_shown(part[:, place])} s against {_shown(_typical(part))} s"
                     if hidden:
                         how = f"waits for its data longer than the others, who then wait for it in forward: {seconds}"
-                    elif medians[place] > 1.1:
+                    elif slow_now:
                         how = f"takes {medians[place]:.1f} times as long as the others: {seconds}"
                     else:
-                        how = f"takes much longer in {bursts[place]:.0%} of the steps: {seconds}"
-                    evidence = f"rank {number} takes {seconds} in the median of {len(own)} steps"
+                        how = f"takes much longer in {bursts[place]:.0%} of the steps: {seconds} there"
+                    evidence = f"rank {number} takes {seconds} in the median of {len(part)} steps"
                     episodes.begin(_finding(node, run, number, step, float(medians[place]), how, evidence))
             elif (
                 episodes.current is not None and medians[place] < 1 + (ratio - 1) / 2 and bursts[place] < rule.often / 2
