@@ -78,7 +78,9 @@ def flatten(metrics: Mapping[object, object], prefix: str = "", depth: int = 0) 
 def merge(metrics: object, scalars: Mapping[str, object], refuse: Refuse) -> Mapping[str, object]:
     """Return what was given as a dict and by name as one flat mapping."""
     if not isinstance(metrics, Mapping):
-        refuse("bad_argument", "", f"the first argument is a {type(metrics).__name__}, no dict: dropped")
+        kind = type(metrics).__name__
+        hint = "; the step goes in by name: step=…" if isinstance(metrics, int) else ""
+        refuse("bad_argument", "", f"the first argument is of type {kind}, no dict of metrics: dropped{hint}")
         return scalars
     given = cast("Mapping[object, object]", metrics)
     if not scalars and isinstance(metrics, dict):
