@@ -109,6 +109,14 @@ def test_a_step_that_is_no_integer_counts_as_not_given(caplog: pytest.LogCapture
     assert sent.dropped == {"bad_argument": 2}
 
 
+def test_a_step_in_the_place_of_the_metrics_is_told_where_it_goes(caplog: pytest.LogCaptureFixture) -> None:
+    misplaced: Any = 7
+    with capture() as sent:
+        sdk.log(misplaced, loss=1.0)
+    assert sent.scalar("loss") == [(0, 1.0)]
+    assert "the step goes in by name: step=" in caplog.text
+
+
 def test_a_second_positional_argument_is_said_and_survived() -> None:
     log: Any = sdk.log
     with capture() as sent:
