@@ -151,6 +151,24 @@ AGENTS = Row(
             bars=True,
             empty="No collection failed",
         ),
+        amounts(
+            "Clock set",
+            "How often a machine's clock was set by more than a second. What was noted moves with it.",
+            Query(
+                f"sum by (hostname, direction) (increase(rankscope_agent_clock_jumps_total{{{N}}}[$__rate_interval])) > 0",
+                "{{hostname}} {{direction}}",
+            ),
+            width=12,
+            bars=True,
+            empty="No clock was set",
+        ),
+        amounts(
+            "Notifications that wait",
+            "Not delivered yet. What grows here has a receiver that cannot be reached.",
+            Query(f"sum by (hostname, receiver) (rankscope_notifications_waiting{{{N}}})", "{{hostname}} {{receiver}}"),
+            width=12,
+            empty="No notifier is configured",
+        ),
     ],
 )
 

@@ -53,6 +53,8 @@ EMPTY = {
         "Rules that cannot tell": "every rule can",
         "Notifications": "no notifier",
         "Failed collections": "none failed",
+        "Clock set": "none was set",
+        "Notifications that wait": "no notifier",
         "Points lost": "none lost",
     },
 }
