@@ -53,6 +53,7 @@ docs: $(VENV)/.dev  ## rewrite deploy/rankscope.yaml and the tables of the READM
 
 dashboards: $(VENV)/.dev  ## make the Grafana dashboards from grafana/boards (ARGS=--check only compares)
 	$(BIN)/python grafana/generate.py $(ARGS)
+	$(BIN)/python deploy/kubernetes/generate.py $(ARGS)
 
 proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
