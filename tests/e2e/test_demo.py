@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from click.testing import CliRunner
+
+from rankscope.agent.commands import demo as command
+from rankscope.agent.demo import stage
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +60,31 @@ def test_a_straggler_is_told_from_who_waits_for_it(tmp_path: Path) -> None:
     assert "Straggler  rank 1 takes" in said
     (folder,) = (line.split()[-1] for line in said.splitlines() if line.startswith("the run's folder"))
     assert Path(folder).name.startswith("demo-straggler-")
+
+
+def test_ranks_that_are_started_again_find_each_other_not_the_dead(running: stage.AgentProcess, tmp_path: Path) -> None:
+    """What died left its address behind: one restart is enough, and nobody waits for the dead."""
+    script = Path(__file__).parent / "scripts" / "dies_once.py"
+    out = tmp_path / "log"
+    training = stage.torchrun(running, 2, [], out, restarts=1, script=script)
+    try:
+        assert training.wait(120) == 0, out.read_text()
+    finally:
+        stage.end(training, 5.0)
+
+
+def test_a_training_that_logs_nothing_more_is_ended_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PATIENCE", 20.0)  # shorter than what stands still here stands still
+    arguments = ["--fault", "stall", "--steps", "10", "--runs", str(tmp_path)]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(command.command, arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "the training logged nothing for 20 s and was ended" in result.output
+    assert result.exit_code == 1
 
 
 @pytest.mark.parametrize(("moment", "steps", "status"), [("webhook receiver", "4000", 1), ("stays up", "10", 0)])

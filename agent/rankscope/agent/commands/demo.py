@@ -14,13 +14,13 @@ import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from rankscope.agent.commands._failure import Failure
+from rankscope.agent.commands._failure import FOUND, Failure
 from rankscope.agent.demo import screen, stage
 from rankscope.agent.demo.page import Page, scrape
 from rankscope.agent.demo.webhooks import Arrival, Webhooks
 
 FAULTS = ("none", "nan", "spike", "plateau", "overfit", "explode", "stall", "straggler", "kill", "slow-data")
-RESTARTS = 3  # of a killed training: where ranks meet by Gloo, the first may fail on the address of the rank that died
+PATIENCE = 300.0  # seconds that a training may log nothing: the fault "stall" takes 90, many ranks start slowly
 SETTLE = 8.0  # seconds after the training for what it caused to be resolved
 
 
@@ -62,34 +62,49 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
             console.print(f"agent: {agent.url}   webhook receiver: {webhooks.url}   runs: {runs.absolute()}\n")
             log = Path(stack.enter_context(tempfile.TemporaryDirectory()), "training.log")
             arguments = ["--steps", str(steps), "--fault", fault, "--project", "demo", "--name", f"demo-{fault}"]
-            training = stage.torchrun(agent, ranks, arguments, log, restarts=RESTARTS if fault == "kill" else 0)
+            training = stage.torchrun(agent, ranks, arguments, log, restarts=1 if fault == "kill" else 0)
             stack.callback(stage.end, training, 5.0)
             page = _watch(console, training, agent.url, steps, webhooks)
-            if training.returncode:
+            failure = f"the training ended with status {training.poll()}" if training.poll() else ""
+            if training.poll() is None:
+                stage.end(training, 5.0)
+                failure = f"the training logged nothing for {PATIENCE:g} s and was ended"
+            if failure:
                 last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
                 console.print(last, style="dim", highlight=False, markup=False)
-                console.print(f"the training ended with status {training.returncode}", style="red")
+                console.print(failure, style="red")
             screen.ending(console, page, runs.absolute(), agent.url, list(webhooks.arrivals), serving=serve)
             if serve:
                 with contextlib.suppress(KeyboardInterrupt):
                     console.print("\nThe agent stays up: Ctrl-C ends it.")
                     while True:  # not signal.pause(): a signal that comes just before it would be waited for again
                         time.sleep(1)
+            if failure:
+                raise Failure(failure, FOUND)
     except stage.StageError as error:
         raise Failure(str(error)) from None
 
 
 def _watch(console: Console, training: subprocess.Popen[bytes], url: str, steps: int, webhooks: Webhooks) -> Page:
-    """Show the training until it is over and what it caused is settled; return the last page of metrics."""
+    """Show the training until it is over and what it caused is settled; return the last page of metrics.
+
+    Returns early, with the training still there, where it has logged nothing for PATIENCE.
+    """
     page = Page()
     over: float | None = None
+    logged, heard = 0.0, time.monotonic()
     with Live(console=console, refresh_per_second=8) if console.is_terminal else _Lines(console) as view:
         while over is None or (time.monotonic() - over < SETTLE and _unsettled(webhooks)):
             page = scrape(url) if training.poll() is None or not page.series else page
             view.update(screen.live(page, steps, list(webhooks.arrivals)))
+            points = sum(count for _, count in page.get("ingest_points_total"))
+            if points != logged:
+                logged, heard = points, time.monotonic()
             if over is None and training.poll() is not None:
                 over = time.monotonic()
                 page = scrape(url)
+            if over is None and time.monotonic() - heard > PATIENCE:
+                break
             time.sleep(0.25)
         page = scrape(url)
         view.update(screen.live(page, steps, list(webhooks.arrivals)))

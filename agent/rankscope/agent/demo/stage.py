@@ -95,9 +95,19 @@ def server(
 
 
 def torchrun(
-    agent: AgentProcess, ranks: int, arguments: list[str], out: Path, *, restarts: int = 0
+    agent: AgentProcess,
+    ranks: int,
+    arguments: list[str],
+    out: Path,
+    *,
+    restarts: int = 0,
+    script: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the training: `ranks` ranks on this machine that talk to `agent`; what they print goes to `out`."""
+    """Start the training: `ranks` ranks on this machine that talk to `agent`; what they print goes to `out`.
+
+    Where ranks meet by Gloo, torchrun's own store would keep the addresses of those that died, and who is started
+    again would wait for them for half an hour: each attempt therefore meets at a store of its own.
+    """
     if importlib.util.find_spec("torch") is None:
         raise StageError("the demo trains with torch, which is not installed: pip install 'rankscope[demo]'")
     environment = os.environ | {
@@ -105,9 +115,10 @@ def torchrun(
         "RANKSCOPE_SPOOL": str(Path(agent.socket).parent / "spool"),
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*launcher, "--max-restarts", str(restarts), str(example()), *arguments]
+    command = [*launcher, "--max-restarts", str(restarts), str(script or example()), *arguments]
     with out.open("wb") as stream:
         return subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
 
