@@ -86,6 +86,11 @@ def test_who_followed_a_rank_out_of_memory_is_not_to_blame() -> None:
     assert judged(out, Goodbye(7, 9.1, End.SIGNAL, signal=15)) == ()
 
 
+def test_whoever_presses_ctrl_c_is_not_told_what_that_did() -> None:
+    lost = Goodbye(7, 9.1, End.EXCEPTION, 1, exception=LOST[0])
+    assert judged(Goodbye(7, 9.0, End.SIGNAL, 130, signal=2), Goodbye(7, 9.0, End.SIGNAL, 130, signal=2), lost) == ()
+
+
 def test_a_run_that_was_asked_to_end_is_told_as_such() -> None:
     asked = Goodbye(7, 9.0, End.SIGNAL, signal=15)
     first, second = judged(asked, asked)

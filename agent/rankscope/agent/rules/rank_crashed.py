@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -23,7 +24,7 @@ class RankCrashed:
     The rank that ended by itself is the one to look at; the others end because it did (a lost connection, a SIGTERM
     from the launcher, whatever comes later than half a second after it), and are named with it. Where the ranks
     here all followed, that is said after two seconds: the first to end may be on another node. Running out of memory is
-    told by RankOutOfMemory.
+    told by RankOutOfMemory; whoever presses Ctrl-C need not be told.
 
     Needs the rank's last word (its goodbye), which its sender gives even when the process was killed.
 
@@ -40,7 +41,9 @@ class RankCrashed:
         ended = [(rank, rank.goodbye) for rank in run.ranks.values() if rank.goodbye is not None]
         bad = sorted(((rank, goodbye) for rank, goodbye in ended if crashed(goodbye)), key=lambda pair: pair[1].time)
         own = [(rank, goodbye) for rank, goodbye in bad if not led_by_another(goodbye)]
-        if own:
+        if any(goodbye.signal == signal.SIGINT for _, goodbye in own):
+            found = []  # someone pressed Ctrl-C
+        elif own:
             until = own[0][1].time + 0.5
             found = [(rank, goodbye) for rank, goodbye in own if goodbye.time <= until]
         else:
