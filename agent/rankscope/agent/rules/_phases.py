@@ -50,4 +50,15 @@ def phases_of(rank: Rank, points: int = 50) -> Phases | None:
         return None
     names = dict.fromkeys((*NAMES, *rank.phases))
     found = {name: series for name in names if (series := phase(rank, name)) is not None and len(series)}
-    return Phases(float(np.median(recent)), {name: float(np.nanmedian(s.value[-points:])) for name, s in found.items()})
+    seconds = {
+        name: float(np.nanmedian(series.value[-points:])) / (steps_a_row(series) if name in rank.phases else 1.0)
+        for name, series in found.items()
+    }
+    return Phases(float(np.median(recent)), seconds)
+
+
+def steps_a_row(series: Series) -> float:
+    """Return how many steps usually lie between the newest points of a series: what is timed adds up over them."""
+    apart = np.diff(series.step[-50:])
+    apart = apart[apart > 0]
+    return float(np.median(apart)) if len(apart) else 1.0

@@ -65,12 +65,18 @@ class _Waits(Fold[DataLoaderBottleneck]):
         self.lacks = f"fewer than {LEAST} steps waited for data"
         self.shares = Spread(steps)
         self.begin: int | None = None
+        self.before: int | None = None  # step of the point before
 
     def back(self, step: int, place: Place) -> None:
         self.shares.clear()
-        self.begin = None
+        self.begin = self.before = None
 
     def take(self, rule: DataLoaderBottleneck, step: int, time: float, value: float, place: Place) -> None:
+        before, self.before = self.before, step
+        if "data" in place.rank.phases:  # timed, not logged: what all steps since the point before waited
+            if before is None:
+                return
+            value /= max(1, step - before)
         whole = _seconds_at(place.rank, step)
         if whole is None or not whole > 0 or not value >= 0:
             return

@@ -77,12 +77,13 @@ def split(figures: Figures, ranks: Sequence[Rank]) -> dict[State, float] | None:
 
 
 def phase_share(rank: Rank, phase: str) -> float:
-    """Return the part that a phase has in the rank's last steps, 0 where it does not time its phases."""
-    series = rank.phases.get(phase)
-    if series is None or not len(series):
+    """Return the part that a phase has in the rank's last steps, 0 where it does not time its phases.
+
+    By the clock, as rows may be many steps apart, and some phases (checkpoints) are in few of them.
+    """
+    series, times = rank.phases.get(phase), rank.step_seconds.time[-_RECENT - 1 :]
+    if series is None or len(times) < 2:
         return 0.0
-    of_phase = float(series.value[-_RECENT:].sum())
-    # phases are given with each step: what lies beside them is unknown, and part of the step all the same
-    steps = rank.step_seconds.value[-_RECENT:]
-    total = max(float(steps.sum()), sum(float(each.value[-_RECENT:].sum()) for each in tuple(rank.phases.values())))
-    return of_phase / total if total > 0 and math.isfinite(of_phase / total) else 0.0
+    since, passed = float(times[0]), float(times[-1] - times[0])
+    share = float(series.value[series.time > since].sum()) / passed if passed > 0 else 0.0
+    return min(1.0, share) if math.isfinite(share) else 0.0
