@@ -78,6 +78,26 @@ def test_wrong_use_is_one_line_and_status_2(rankscope: Rankscope, arguments: lis
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("matcher", "said"),
+    [
+        ("LossSpik", "no rule's name is LossSpik; did you mean LossSpike?"),
+        ("alertname=lossnan", "did you mean LossNaN?"),
+        ("alertname=AccuracyTooLow", "`rankscope rules` lists them"),
+        ("alertname=~Gup.*", "no rule's name is like Gup.*"),
+        ("alertname=~Gpu.*", ""),
+        ("UserAlert", ""),
+        ("run=LossSpik", ""),
+    ],
+)
+def test_a_name_that_no_rule_has_is_doubted_but_taken(rankscope: Rankscope, matcher: str, said: str) -> None:
+    """An alert of one's own may have any name: MetricThreshold's have."""
+    done = rankscope("--json", matcher)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr if said else done.stderr == ""
+    assert json.loads(done.stdout)["silenceID"]
+
+
 def test_without_an_agent_it_says_what_to_do_with_status_3(rankscope: Rankscope) -> None:
     done = rankscope("LossNaN", address="http://me:s3cr3t@127.0.0.1:1")
     assert done.returncode == 3

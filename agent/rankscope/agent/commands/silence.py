@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 
@@ -14,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rankscope.agent.alerts.book import USER_ALERT
 from rankscope.agent.alerts.matchers import Matcher, parse
 from rankscope.agent.commands._failure import WRONG_USE, Failure
 from rankscope.agent.commands._reach import default_address, request
+from rankscope.agent.component import discover
 from rankscope.agent.config import parse_seconds
 
 PATH = "/api/v1/silences"
@@ -84,6 +88,9 @@ def add(matchers: tuple[str, ...], duration: str, why: str, agent: str, as_json:
         "comment": why,
     }
     made = str(request(agent, "POST", PATH, body)["silenceID"])
+    for matcher in parsed:
+        if doubt := _doubt(matcher):
+            click.secho(f"rankscope: {doubt}", err=True, fg="yellow")
     covered = _covered(parsed, request(agent, "GET", "/api/v1/alerts")["alerts"])
     if as_json:
         click.echo(json.dumps({"silenceID": made, "endsAt": body["endsAt"], "alerts": len(covered)}))
@@ -139,6 +146,18 @@ def expire(ids: tuple[str, ...], agent: str, as_json: bool) -> None:
         request(agent, "DELETE", f"{PATH}/{matching[0]}")
         ended += matching
     click.echo(json.dumps({"expired": ended}) if as_json else "\n".join(f"expired {name}" for name in ended))
+
+
+def _doubt(matcher: Matcher) -> str:
+    """Return what is odd about a matcher that fits the name of no rule; an alert of one's own may have such a name."""
+    rules = [USER_ALERT, *(cls.__name__ for cls in discover("rankscope.agent.rules").values())]
+    sought = replace(matcher, equal=True)
+    if matcher.name != "alertname" or any(sought.matches({"alertname": rule}) for rule in rules):
+        return ""
+    folded = {rule.casefold(): rule for rule in rules}
+    close = difflib.get_close_matches(matcher.value.casefold(), folded, n=1)
+    hint = f"did you mean {folded[close[0]]}?" if close and not matcher.regex else "`rankscope rules` lists them"
+    return f"no rule's name is {'like ' if matcher.regex else ''}{matcher.value}; {hint}"
 
 
 def _covered(matchers: Sequence[Matcher], alerts: Sequence[Mapping[str, Any]]) -> list[str]:
