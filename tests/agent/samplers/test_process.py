@@ -98,7 +98,7 @@ def test_limits_hold_along_the_whole_way_of_groups(node: Node, root: Root) -> No
             f"{base}{group}/memory.pressure": "some avg10=0 total=0\n",
             f"{base}/kubepods.slice/kubepods-pod1.slice/memory.max": "1000\n",
             f"{base}/kubepods.slice/kubepods-pod1.slice/memory.current": "800\n",
-            f"{base}/kubepods.slice/kubepods-pod1.slice/memory.stat": "anon 500\ninactive_file 200\n",
+            f"{base}/kubepods.slice/kubepods-pod1.slice/memory.stat": "anon 500\ninactive_file 150\nactive_file 50\n",
             f"{base}/kubepods.slice/kubepods-pod1.slice/cpu.max": "400000 100000\n",
             f"{base}/kubepods.slice/kubepods-pod1.slice/cpu.stat": "usage_usec 1\nthrottled_usec 2500000\n",
         }
@@ -122,7 +122,7 @@ def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Roo
             "sys/fs/cgroup/cgroup.controllers": "cpu memory",
             "sys/fs/cgroup/memory.max": "1000\n",
             "sys/fs/cgroup/memory.current": "800\n",
-            "sys/fs/cgroup/memory.stat": "inactive_file 200\n",
+            "sys/fs/cgroup/memory.stat": "anon 600\ninactive_file 20\nactive_file 180\n",
             "sys/fs/cgroup/memory.events": "oom_kill 3\n",
             "sys/fs/cgroup/cpu.max": "200000 100000\n",
             "sys/fs/cgroup/cpu.stat": "usage_usec 7000000\nthrottled_usec 1000000\n",

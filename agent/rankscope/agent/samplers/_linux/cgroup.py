@@ -47,9 +47,9 @@ def memory(files: Files, path: str) -> Memory | None:
     for folder in folders(files, path):
         try:
             limit = files.number(f"{folder}/memory.max")
-            used = files.number(f"{folder}/memory.current") - files.table(f"{folder}/memory.stat").get(
-                "inactive_file", 0
-            )
+            stat = files.table(f"{folder}/memory.stat")
+            cache = stat.get("inactive_file", 0) + stat.get("active_file", 0)  # a data set read twice is active
+            used = files.number(f"{folder}/memory.current") - cache
         except (OSError, ValueError):
             continue  # the root group, a group without the controller, or `max`
         found.append(Memory(limit, max(0, used)))
