@@ -140,6 +140,32 @@ def test_a_file_system_that_must_not_be_asked_costs_no_other(node: Node, root: R
         assert {key[1] for key in found if key[0] == f"system_filesystem_{name}"} == {"/", "/data"}
 
 
+IN_CONTAINER = """overlay / overlay rw,relatime 0 0
+/dev/sda1 /usr/bin/nvidia-smi ext4 ro,nosuid,nodev 0 0
+/dev/sda1 /host ext4 ro,relatime 0 0
+/dev/sda1 /var/lib/runs\\040of\\011mine ext4 rw,relatime 0 0
+broken
+"""
+
+
+def test_in_a_container_the_drivers_files_are_no_file_systems(node: Node, root: Root) -> None:
+    """They are the host's disk, file by file: the folder that can be written stands for it."""
+    root.write(
+        {"proc/self/mounts": IN_CONTAINER, "usr/bin/nvidia-smi": "", "host/x": "", "var/lib/runs of\tmine/x": ""}
+    )
+    found = values(Disk(root=str(root)).sample(node))
+    readonly = {key[1]: value for key, value in found.items() if key[0] == "system_filesystem_readonly"}
+    assert readonly == {"/": 0, "/var/lib/runs of\tmine": 0}
+    assert ("system_filesystem_avail_bytes", "/var/lib/runs of\tmine") in found
+
+
+def test_what_zfs_caches_is_available(node: Node, root: Root) -> None:
+    """The kernel counts it as used, and gets it when it asks."""
+    arc = "13 1 0x01 123 33456 1 2\nname type data\nsize 4 614400\nc_min 4 102400\nc_max 4 900000\n"
+    root.write({"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 40 kB\n", "proc/spl/kstat/zfs/arcstats": arc})
+    assert values(Memory(root=str(root)).sample(node))["system_memory_available_bytes",] == 540 * 1024
+
+
 def test_pressure_is_a_counter_of_seconds(node: Node, root: Root) -> None:
     root.write(
         {"proc/pressure/memory": "some avg10=0.00 avg60=0.61 avg300=0.43 total=11964877\nfull avg10=0 total=500000\n"}

@@ -19,6 +19,8 @@ _NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|nvme\d+c\d+)")
 # Whose statvfs cannot hang: a network file system whose server is gone blocks whoever asks (add it by hand).
 _LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"))
 _INTERNAL = re.compile(r"/(proc|sys|dev|run|snap|boot|etc|usr/lib|var/lib/(docker|containerd|kubelet|containers))(/|$)")
+_ALWAYS = ("/", "/tmp")  # whatever they are: a container's overlay, a tmpfs
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and the like in a mount point (proc_pid_mounts(5))
 _SECTOR = 512  # bytes, whatever the disk's own (proc_diskstats)
 _MAX = 16
 
@@ -38,22 +40,27 @@ class _Look:
                 yield words[2], [int(word) for word in words[3:14]]
 
     def mounts(self) -> list[tuple[str, bool]]:
-        """Return mount points and whether they are read-only; each local file system once, or those asked for."""
-        seen: set[str] = set()
-        found: list[tuple[str, bool]] = []
+        """Return mount points and whether they are read-only; each local file system once, or those asked for.
+
+        Once: where it can be written, if anywhere. In a container with GPUs the driver's libraries and programs are
+        files of the host's disk, each mounted by itself and read-only: those are no file systems.
+        """
+        found: dict[str, tuple[str, bool]] = {}  # by device, or by mount point
         for line in self.files.text("proc/self/mounts").splitlines():
-            device, point, kind, options = line.split()[:4]
-            point = point.replace("\\040", " ")
-            if self.mountpoints:
-                wanted = point in self.mountpoints
-            elif point in ("/", "/tmp"):
-                wanted = True  # whatever it is: a container's overlay, a tmpfs
-            else:
-                wanted = kind in _LOCAL and device not in seen and not _INTERNAL.match(point)
-            if wanted and not any(point == other for other, _ in found):
-                seen.add(device)
-                found.append((point, "ro" in options.split(",")))
-        return found[:_MAX]
+            words = line.split(" ")
+            if len(words) < 4:
+                continue
+            device, kind, readonly = words[0], words[2], "ro" in words[3].split(",")
+            point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), words[1])
+            local = kind in _LOCAL and not self.mountpoints
+            if point not in (self.mountpoints or _ALWAYS) and (
+                not local or _INTERNAL.match(point) or not self.files.is_folder(point)
+            ):
+                continue
+            key = device if local else point
+            if key not in found or found[key][0] == point or (found[key][1] and not readonly):
+                found[key] = (point, readonly)
+        return list({point: (point, readonly) for point, readonly in found.values()}.values())[:_MAX]
 
     def points(self) -> Iterator[tuple[tuple[str], Callable[[], os.statvfs_result]]]:
         """Yield each mount point with how to learn of its space."""

@@ -59,6 +59,9 @@ class Files:
             there = self._there[relative] = os.path.exists(self.path(relative))
         return there
 
+    def is_folder(self, relative: str) -> bool:
+        return os.path.isdir(self.path(relative))
+
     def link(self, relative: str) -> str:
         return os.readlink(self.path(relative))
 
