@@ -240,6 +240,12 @@ def test_a_file_system_that_turned_read_only_is_critical_and_one_that_always_was
     assert len(findings(rule.check(machine.node, None, machine.now))) == 1, "until it can be written again"
 
 
+def test_a_file_system_that_was_always_read_only_may_be_full() -> None:
+    """As the image of a data set is, or a volume that many nodes read."""
+    values = {AVAIL: 0.0, SPACE: 1e12, ("system_filesystem_readonly", "/data"): 1.0}
+    assert disk(Machine().live(100, lambda _: values, every=10, sampler="disk")) == []
+
+
 def test_few_inodes_and_a_saturated_disk() -> None:
     def values(t: float) -> dict[Key, float]:
         return {

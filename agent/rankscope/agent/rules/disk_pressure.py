@@ -67,6 +67,8 @@ class DiskPressure:
                 "critical",
             )
             return
+        if readonly is not None and len(readonly) and readonly.last:
+            return  # an image of a data set is full by design
         size = node.window("system_filesystem_size_bytes", point)
         share = left.last / size.last if size is not None and len(size) and size.last else 1.0
         start = int(np.searchsorted(left.time, now - self.window))
