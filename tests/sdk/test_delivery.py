@@ -89,6 +89,36 @@ def test_the_hello_says_who_the_rank_is(agent: Agent, script: Script) -> None:
     assert hello.session
 
 
+def test_texts_that_are_no_valid_unicode_keep_nothing_else_from_arriving(
+    agent: Agent, script: Script, short: Path
+) -> None:
+    odd = os.fsencode(short) + b"/caf\xe9"  # Latin-1, as on an old file server
+    os.mkdir(odd)
+    code = f"""
+        import os
+        from rankscope import sdk
+        os.chdir({odd!r})
+        sdk.init(project="p\\ud83d", name="n", id="run-\\udce9")
+        with sdk.phase("\\udce9"):
+            pass
+        sdk.log({{"loss\\udce9": 1.0, "loss": 2.0}})
+        sdk.log(loss=3.0)
+    """
+    assert script(code).wait(60) == 0
+    wait_for(lambda: agent.only.goodbye is not None)
+    assert agent.only.rows == [(0, "loss?", 1.0), (0, "loss", 2.0), (1, "loss", 3.0)]
+    assert [name for _, name, _ in agent.only.phases] == ["?"]
+    assert agent.only.hello.run_id == "run-?"
+    assert agent.only.hello.environment["directory"].endswith("caf?")
+
+
+def test_an_id_of_any_length_names_the_run(agent: Agent, script: Script) -> None:
+    code = "from rankscope import sdk\nsdk.init(id='x' * 9_000_000)\nsdk.log(loss=1.0)"
+    assert script(code).wait(60) == 0
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    assert 0 < len(agent.only.hello.run_id) <= 256
+
+
 def test_rank_zero_says_once_which_run_this_is(agent: Agent, script: Script) -> None:
     code = "from rankscope import sdk\nimport time\nsdk.init(name='exp')\nsdk.log(a=1.0)\ntime.sleep(1)"
     first = script(code, RANK="0", WORLD_SIZE="2")

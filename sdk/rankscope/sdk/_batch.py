@@ -75,7 +75,7 @@ class Batches:
         if number is None:
             number = self._series[column] = len(self._series)
             kind = ingest_pb2.Series.PHASE if column.kind == "phase" else ingest_pb2.Series.SCALAR
-            batch.series.add(id=number, name=column.name, kind=kind)
+            batch.series.add(id=number, name=_valid(column.name), kind=kind)
         return number
 
 
@@ -107,7 +107,12 @@ def _event(record: Event, offset: int) -> ingest_pb2.Event:
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:
-    return str(fields.get(name, "")).encode("utf-8", "replace").decode()
+    return _valid(str(fields.get(name, "")))
+
+
+def _valid(text: str) -> str:
+    """Return text that can travel: half a surrogate pair, such as a file's name may hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _real(fields: Mapping[str, object], name: str) -> float:

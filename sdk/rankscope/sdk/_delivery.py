@@ -32,13 +32,13 @@ STUCK = 10.0  # the same, without progress while the agent is there
 
 def read_hello(folder: Path) -> tuple[ingest_pb2.Hello, Mapping[str, object]]:
     """Return the hello of a journal, and its fields as written. Raises OSError or ValueError."""
-    fields: object = json.loads((folder / spool.HELLO).read_text())
+    fields = _valid(json.loads((folder / spool.HELLO).read_text()))
     if not isinstance(fields, dict):
         raise ValueError(f"{folder / spool.HELLO} is no JSON object")
     table = cast("dict[str, object]", fields)
     environment = dict(cast("dict[str, str]", table.get("environment") or {}))
     with contextlib.suppress(OSError, ValueError):
-        environment.update(json.loads((folder / SURROUNDINGS).read_text()))
+        environment.update(cast("dict[str, str]", _valid(json.loads((folder / SURROUNDINGS).read_text()))))
     known = {name: value for name, value in table.items() if name in ingest_pb2.Hello.DESCRIPTOR.fields_by_name}
     hello = ingest_pb2.Hello()
     try:
@@ -48,6 +48,12 @@ def read_hello(folder: Path) -> tuple[ingest_pb2.Hello, Mapping[str, object]]:
     hello.protocol = PROTOCOL
     hello.sdk_version = hello.sdk_version or _version()
     return hello, table
+
+
+def _valid(value: object) -> object:
+    """Return JSON whose texts can travel: half a surrogate pair, as from a path of odd bytes, is a question mark."""
+    found: object = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return found
 
 
 def _version() -> str:

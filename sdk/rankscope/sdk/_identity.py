@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+MAX_ID = 256  # characters of a run's id
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -43,7 +45,7 @@ def identify(environ: Mapping[str, str], run_id: str = "", nth: int = 0) -> Iden
 def _named(identity: Identity, shared: tuple[str, ...], given: str, nth: int) -> Identity:
     return replace(
         identity,
-        run_id=given or _digest(*shared, *([str(nth)] if nth else [])),
+        run_id=(given if len(given) <= MAX_ID else _digest(given)) or _digest(*shared, *([str(nth)] if nth else [])),
         world_size=max(1, identity.world_size, identity.rank + 1),
         local_world_size=max(1, identity.local_world_size, identity.local_rank + 1),
     )
