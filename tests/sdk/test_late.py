@@ -110,6 +110,23 @@ def test_a_device_without_events_is_said_and_not_waited_for(stream: Stream, monk
     assert sent.dropped == {"late_lost": 1}
 
 
+def test_a_device_that_fails_takes_its_own_values_along_and_nothing_else(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Event, *_: object) -> bool:
+        raise RuntimeError("device-side assert triggered")
+
+    with capture() as sent:
+        sdk.log(loss=tensor(1.0), lr=0.5)
+        monkeypatch.setattr(Event, "query", fail)
+        sdk.log(loss=tensor(2.0), lr=0.25)
+        monkeypatch.setattr(Event, "record", fail)
+        sdk.log(loss=tensor(3.0), lr=0.125)
+    assert sent.scalar("lr") == [(0, 0.5), (1, 0.25), (2, 0.125)]
+    assert sent.dropped == {"late_lost": 3}
+    assert [event.kind for event in sent.events] == ["goodbye"]
+
+
 def test_several_elements_are_no_number(stream: Stream) -> None:
     with capture() as sent:
         sdk.log(loss=torch.zeros(3).as_subclass(OnDevice))

@@ -220,7 +220,7 @@ class RowWriter:
     def _aside(self, waiting: Waiting, name: str, tensor: object) -> None:
         try:
             waiting.add(name, tensor)
-        except Unavailable as error:
+        except (Unavailable, RuntimeError) as error:  # the latter where the device has failed
             self._refuse("late_lost", name, f"{name} is dropped: {error}")
 
     def _settle(self) -> None:
