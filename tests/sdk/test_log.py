@@ -109,6 +109,16 @@ def test_a_step_that_is_no_integer_counts_as_not_given(caplog: pytest.LogCapture
     assert sent.dropped == {"bad_argument": 2}
 
 
+def test_after_the_largest_step_others_follow() -> None:
+    with capture() as sent:
+        sdk.log(loss=1.0, step=2**63 - 1)
+        sdk.log(loss=2.0, step=2**62 - 1)
+        sdk.log(loss=3.0)
+        sdk.log(loss=4.0, step=-(2**62))
+    assert sent.scalar("loss") == [(0, 1.0), (2**62 - 1, 2.0), (2**62, 3.0), (-(2**62), 4.0)]
+    assert sent.dropped == {"bad_argument": 1}
+
+
 def test_a_step_in_the_place_of_the_metrics_is_told_where_it_goes(caplog: pytest.LogCaptureFixture) -> None:
     misplaced: Any = 7
     with capture() as sent:

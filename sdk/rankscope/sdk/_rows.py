@@ -21,7 +21,7 @@ from rankscope.sdk._live import Live
 from rankscope.sdk._phases import Phase, Phases
 from rankscope.sdk._records import MARK
 
-_INT64 = 2**63
+_STEPS = 2**62  # steps lie within: as many can follow before one does not fit into 64 bits
 _thread = threading.get_ident
 
 
@@ -94,7 +94,7 @@ class RowWriter:
             if step is None:
                 number = self.step + 1
             else:
-                number = step if type(step) is int and -_INT64 <= step < _INT64 else self._step(step)
+                number = step if type(step) is int and -_STEPS <= step < _STEPS else self._step(step)
             end = journal.offset + size
             if end <= journal.limit:
                 sequence = journal.sequence
@@ -193,10 +193,11 @@ class RowWriter:
             try:
                 number = int(_values.number(step))
             except (_values.NotANumber, ValueError, OverflowError):
-                number = _INT64
-        if -_INT64 <= number < _INT64:
+                number = _STEPS
+        if -_STEPS <= number < _STEPS:
             return number
-        guard.warn("log:step", f"sdk.log: a step is an integer, not {type(step).__name__}: the next one is taken")
+        why = "too large" if isinstance(step, int) else f"{type(step).__name__}, no integer"
+        guard.warn("log:step", f"sdk.log: the step is {why}: the next one is taken")
         self.live.drop("bad_argument", 1)
         return self.step + 1
 
