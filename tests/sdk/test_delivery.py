@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import shutil
 import signal
@@ -117,6 +118,54 @@ def test_an_id_of_any_length_names_the_run(agent: Agent, script: Script) -> None
     assert script(code).wait(60) == 0
     wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
     assert 0 < len(agent.only.hello.run_id) <= 256
+
+
+def test_a_configuration_that_cannot_be_shown_costs_only_itself(agent: Agent, script: Script) -> None:
+    code = """
+        from rankscope import sdk
+
+        class Missing(dict):
+            def __iter__(self): raise KeyError("a mandatory value is missing")
+
+        class Odd:
+            def __str__(self): raise RuntimeError("no")
+
+        endless = {"lr": 0.1}
+        endless.update({str(number): endless for number in range(20)})
+        config = {"missing": Missing(a=1), "odd": Odd(), "seed": 10**5000, "endless": endless, "lr": 0.5}
+        sdk.init(name="n", config=config, tags=["good", Odd()])
+        sdk.log(loss=1.0)
+    """
+    assert script(code).wait(60) == 0
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    config = json.loads(agent.only.hello.config_json)
+    assert config.pop("endless") == {"lr": 0.1} | {str(number): "…" for number in range(20)}
+    assert config == {"missing": "<Missing>", "odd": "<Odd>", "seed": "an integer of 16610 bits", "lr": 0.5}
+    assert list(agent.only.hello.tags) == ["good", "<Odd>"]
+    assert agent.only.rows == [(0, "loss", 1.0)]
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "nowhere"])
+def test_a_training_may_change_its_folder_or_lose_it(
+    agent: Agent, script: Script, short: Path, spool: Path, where: str
+) -> None:
+    code = f"""
+        import os, shutil
+        from rankscope import sdk
+        os.mkdir({str(short)!r} + "/here")
+        os.chdir({str(short)!r} + "/here")
+        if {where!r} == "nowhere":
+            os.rmdir({str(short)!r} + "/here")
+        sdk.init(name="n")
+        os.chdir("/")
+        sdk.log(loss=1.0)
+    """
+    process = script(code, RANKSCOPE_SPOOL="spool" if where == "elsewhere" else str(spool))
+    _, errors = process.communicate(timeout=60)
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    assert agent.only.rows == [(0, "loss", 1.0)]
+    assert "removed" not in errors
+    assert "Traceback" not in errors
 
 
 def test_rank_zero_says_once_which_run_this_is(agent: Agent, script: Script) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,28 +18,44 @@ from rankscope.sdk._values import clean
 
 MAX_CONFIG = 900_000  # bytes; the agent takes no more than a million
 MAX_DEPTH = 12
+MAX_PARTS = 50_000  # values of a configuration: of parts that hold each other there may be any number
+MAX_BITS = 1000  # of an integer: what lies beyond is no float either
 _VERSIONS = ("rankscope", "torch", "numpy", "transformers", "lightning", "accelerate", "deepspeed", "triton")
 
 
-def plain(value: object, depth: int = 0) -> object:
-    """Return a configuration as JSON holds it; non-finite numbers as text, what JSON does not know by its `str`."""
-    if value is None or isinstance(value, (bool, int)):
+def plain(value: object, above: tuple[object, ...] = (), parts: Iterator[int] | None = None) -> object:
+    """Return a configuration as JSON holds it; non-finite numbers as text, what JSON does not know by its `str`.
+
+    What cannot be shown is named by its type: a setting that is missing must not cost the run. `above` is what the
+    value lies in.
+    """
+    parts = itertools.count() if parts is None else parts
+    if len(above) > MAX_DEPTH or next(parts) > MAX_PARTS or any(value is one for one in above):
+        return "…"
+    try:
+        return _plain(value, (*above, value), parts)
+    except Exception:  # noqa: BLE001 (an object of the user's that cannot be shown)
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: object, above: tuple[object, ...], parts: Iterator[int]) -> object:
+    if isinstance(value, int):
+        return value if value.bit_length() <= MAX_BITS else f"an integer of {value.bit_length()} bits"
+    if value is None:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     if isinstance(value, str):
         return clean(value, 64 * 1024)
-    if depth > MAX_DEPTH:
-        return "…"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     elif type(value).__name__ == "Namespace" and hasattr(value, "__dict__"):
         value = vars(value)
     if isinstance(value, Mapping):
         table = cast("Mapping[object, object]", value)
-        return {clean(key, 256): plain(part, depth + 1) for key, part in list(table.items())[:10_000]}
+        return {clean(key, 256): plain(table[key], above, parts) for key in list(table)[:10_000]}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(part, depth + 1) for part in list(cast("Sequence[object]", value))[:10_000]]
+        return [plain(part, above, parts) for part in list(cast("Sequence[object]", value))[:10_000]]
     return clean(value, 4096)
 
 
@@ -85,7 +102,7 @@ def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> d
         "environment": {
             "python": platform.python_version(),
             "command": clean(" ".join(sys.orig_argv), 2000),
-            "directory": os.getcwd() if os.path.isdir(".") else "",
+            "directory": directory(),
             "user": os.environ.get("USER", str(os.geteuid())),
         },
     }
@@ -96,13 +113,21 @@ def _tags(given: object) -> list[str]:
         return [clean(given, 256)]
     if not isinstance(given, (list, tuple, set, frozenset)):
         return []
-    return [clean(tag, 256) for tag in list(cast("Sequence[object]", given))[:64]]
+    return [clean(plain(tag), 256) for tag in list(cast("Sequence[object]", given))[:64]]
 
 
-def surroundings(path: Sequence[str], directory: str) -> dict[str, str]:
+def directory() -> str:
+    """Return where the process is, "" where that folder is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def surroundings(path: Sequence[str], place: str) -> dict[str, str]:
     """Return versions and the git commit: gathered by the sender, off the rank's time, importing nothing."""
     found = dict(_versions(path))
-    if directory and (commit := _git_commit(Path(directory))):
+    if place and (commit := _git_commit(Path(place))):
         found["git_commit"] = commit
     return found
 
@@ -128,9 +153,9 @@ def _versions(path: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield "cuda", found.version.rpartition("+cu")[2]
 
 
-def _git_commit(directory: Path) -> str:
+def _git_commit(place: Path) -> str:
     """Return the commit checked out around a folder, "" if there is none."""
-    for folder in (directory, *directory.parents):
+    for folder in (place, *place.parents):
         head = folder / ".git" / "HEAD"
         try:
             text = head.read_text().strip()

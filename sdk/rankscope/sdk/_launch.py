@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from rankscope.sdk._hello import directory
+
 WAKE_EVERY = 0.25  # seconds
 _PROGRAM = (
     "import sys,json;order=json.loads(sys.stdin.buffer.raw.readline());sys.path[:]=json.loads(order['path']);"
@@ -31,6 +33,8 @@ class Helper:
         # subprocess uses vfork for this: nothing of a large training process is copied, no fork handler runs.
         # A pair of sockets, not a pipe: writing to a sender that has died raises SIGPIPE, which ends a training that
         # has given that signal its default action back; a socket can be asked not to.
+        place = directory()
+        path = [os.path.join(place, entry) for entry in map(str, sys.path) if place or os.path.isabs(entry)]
         self._in, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
@@ -54,8 +58,8 @@ class Helper:
             "agent": agent,
             "parent": str(os.getpid()),
             "talks": "yes" if talks else "no",
-            "path": json.dumps([os.path.abspath(entry) for entry in sys.path]),
-            "directory": os.getcwd() if os.path.isdir(".") else "",
+            "path": json.dumps(path),
+            "directory": place,
         }
         with contextlib.suppress(OSError):  # it has died already
             self._in.sendall(json.dumps(order).encode() + b"\n", socket.MSG_NOSIGNAL)

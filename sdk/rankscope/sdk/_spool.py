@@ -26,6 +26,7 @@ def default_spool() -> Path:
 
 def open_spool(spool: Path) -> Path:
     """Create the spool or check that it is ours. Raises OSError with what to do."""
+    spool = spool.absolute()  # the process may go elsewhere, and its sender does
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = spool.lstat()
     if stat.S_ISLNK(found.st_mode):
