@@ -33,10 +33,11 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_a_key_with_a_typing_mistake_names_its_line_and_what_was_meant(tmp_path: Path) -> None:
+    """The mistakes stand in the order of the lines, to be mended from the top."""
     text = "rules:\n  LowGpuUtilization:\n    tresh: 3\nhtpp: {}\n"
     assert mistakes(tmp_path, text) == [
-        "rankscope.yaml:4: htpp: unknown, did you mean http?",
         "rankscope.yaml:3: rules.LowGpuUtilization.tresh: unknown, did you mean threshold?",
+        "rankscope.yaml:4: htpp: unknown, did you mean http?",
     ]
 
 

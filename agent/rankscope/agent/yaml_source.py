@@ -18,7 +18,7 @@ class YamlSource:
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []  # line, and what is wrong there
         self._lines: dict[Keys, int] = {}
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -57,7 +57,7 @@ class YamlSource:
             if line is None:
                 line = next((self._lines[path[:i]] for i in range(len(path), 0, -1) if path[:i] in self._lines), 1)
         dotted = ".".join(str(part) for part in path)
-        self.problems.append(f"{self.name}:{line}: {dotted + ': ' if dotted else ''}{message}")
+        self.problems.append((line, f"{dotted + ': ' if dotted else ''}{message}"))
 
     def put(self, keys: tuple[str, ...], value: object, origin: str) -> None:
         """Put a value at a path of keys; keys are matched to those that stand there, whatever their case."""
@@ -78,7 +78,8 @@ class YamlSource:
 
     def raise_problems(self) -> None:
         if self.problems:
-            raise ConfigError("\n".join(self.problems))
+            in_order = sorted(self.problems, key=lambda problem: problem[0])
+            raise ConfigError("\n".join(f"{self.name}:{line}: {message}" for line, message in in_order))
 
 
 def in_words(value: object) -> str:
