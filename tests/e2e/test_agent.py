@@ -21,10 +21,10 @@ pytestmark = pytest.mark.e2e
 class Daemon:
     """An agent with a configuration file that the test writes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+            self.address = address or f"127.0.0.1:{probe.getsockname()[1]}"
         self.url = f"http://{self.address}"
         self.socket = f"unix:{folder}/agent.sock"
         self.config = folder / "rankscope.yaml"
@@ -41,7 +41,8 @@ class Daemon:
                 str(folder / "runs"),
             ]
             self.process = subprocess.Popen(command, stderr=out)
-        self.until(self.ready)
+        if not address:
+            self.until(self.ready)
 
     def write(self, text: str) -> None:
         self.config.write_text(text + "\n")
@@ -134,3 +135,20 @@ def test_promtool_is_silent_about_the_page(daemon: Daemon, require: Callable[...
         page = httpx.get(f"{daemon.url}/metrics").content
     checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_links_lead_to_a_port_that_the_system_chose(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, "127.0.0.1:0")
+    try:
+        daemon.until(lambda: "shows the rest" in daemon.log.read_text())
+        (url,) = (word for word in daemon.log.read_text().split() if word.startswith("http://127.0.0.1:"))
+        daemon.url = url
+        daemon.until(daemon.ready)
+        with FakeRank(daemon.socket) as rank:
+            rank.log(1, {"loss": float("nan")})
+            daemon.until(lambda: bool(httpx.get(f"{url}/api/v1/alerts").json()["alerts"]))
+        (alert,) = httpx.get(f"{url}/api/v1/alerts").json()["alerts"]
+        assert f":{url.rpartition(':')[2]}/#rule-LossNaN" in alert["annotations"]["runbook"]
+    finally:
+        daemon.process.terminate()
+        daemon.process.wait(60)

@@ -50,7 +50,10 @@ class _WebServer(uvicorn.Server):
 
 
 class Agent:
-    """One agent, made of a configuration; `read` reads the configuration again."""
+    """One agent, made of a configuration; `read` reads the configuration again.
+
+    Raises OSError where the address of its page cannot be had, or its folder not be written.
+    """
 
     def __init__(self, config: Config, read: Callable[[], Config]) -> None:
         self.config = config
@@ -60,8 +63,10 @@ class Agent:
         self.node = Node(hostname, roles=Roles(config.roles))
         self.telemetry = Telemetry()
         state = _prepare(runs, hostname)
-        self.dispatcher = Dispatcher(state / "outbox", config.alerts, self.node.clock.now)
-        self.alerts = Alerts(hostname, state, config.alerts, runs_dir=runs, deliver=self.dispatcher.put)
+        self._listener = _listen(*config.http.address)
+        alerts = config.alerts.at(config.http.url(hostname, self._listener.getsockname()[1]))
+        self.dispatcher = Dispatcher(state / "outbox", alerts, self.node.clock.now)
+        self.alerts = Alerts(hostname, state, alerts, runs_dir=runs, deliver=self.dispatcher.put)
         self.dispatcher.announced = self.alerts.announced
         self.prometheus = config.exporters.get("prometheus")
         self._judging = Judging(self.node, self.alerts)
@@ -75,10 +80,10 @@ class Agent:
         loop = asyncio.get_running_loop()
         ingest = Ingest(self.node, self.config.record, self._changed, self._record_failed)
         searching = Searching(self.node, Path(self.config.runs.dir), ingest.where, self._stalled)
-        web, listener = self._web(searching)
+        web = self._web(searching)
         receivers: list[Receiver] = [self.config.grpc, self.config.journals]
         self._adopt(self.config)
-        host, port = listener.getsockname()[:2]
+        host, port = self._listener.getsockname()[:2]
         self.config.grpc.agent_version = version("rankscope")
         scheme = "https" if web.config.ssl_certfile else "http"
         there = self.config.hostname if host in ("0.0.0.0", "::") else host
@@ -91,7 +96,8 @@ class Agent:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
             loop.add_signal_handler(signal.SIGHUP, self.reload)
-            jobs = (self._judging.run(), self.dispatcher.run(), self._sweep(), searching.run(), web.serve([listener]))
+            serving = web.serve([self._listener])
+            jobs = (self._judging.run(), self.dispatcher.run(), self._sweep(), searching.run(), serving)
             for job in jobs:
                 task = asyncio.create_task(job)
                 task.add_done_callback(self._ended)
@@ -135,8 +141,7 @@ class Agent:
         self.dispatcher.use(dict(config.notifiers))
         self._sampling.start(config.samplers)
 
-    def _web(self, searching: Searching) -> tuple[_WebServer, socket.socket]:
-        listener = _listen(*self.config.http.address)
+    def _web(self, searching: Searching) -> _WebServer:
         view = View(
             node=self.node,
             alerts=self.alerts,
@@ -157,7 +162,7 @@ class Agent:
             if asked.cert_file:
                 settings.ssl_certfile, settings.ssl_keyfile = asked.cert_file, asked.key_file
                 settings.ssl_ca_certs, settings.ssl_cert_reqs = asked.client_ca_file or None, asked.client_auth
-        return _WebServer(settings), listener
+        return _WebServer(settings)
 
     def samples(self, now: float) -> Iterator[Sample]:
         """Everything that is known now, the agent's own health first: a budget cuts from the end."""

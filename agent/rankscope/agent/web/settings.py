@@ -28,9 +28,12 @@ class Http:
             raise ValueError(f"{self.listen!r} is no host:port")
         return host.strip("[]") or "0.0.0.0", int(port)
 
-    def url(self, hostname: str) -> str:
-        """Return where the page is for whoever can reach `hostname`; empty where the port is not known yet."""
-        port = self.address[1]
+    def url(self, hostname: str, bound: int = 0) -> str:
+        """Return where the page is for whoever can reach `hostname`; empty where the port is not known yet.
+
+        `bound` is the port that is listened on, where `listen` leaves the choice to the system.
+        """
+        port = bound or self.address[1]
         secure = self.web_config_file and credentials.load(Path(self.web_config_file)).cert_file
         return f"{'https' if secure else 'http'}://{hostname}:{port}" if port else ""
 
