@@ -210,7 +210,7 @@ def test_busy_cpus_before_an_idle_gpu_are_the_bottleneck() -> None:
             modes = [Sample(cpu, busy * 8 * second, ("user",)), Sample(cpu, (1 - busy) * 8 * second, ("idle",))]
             node.observe("cpu", modes, float(second))
             node.observe("gpu", [Sample(info, 1.0, ("0", "GPU-a")), Sample(gpu, 0.3, ("0", "GPU-a"))], float(second))
-        rank.apply(Batch(0, 0, (Block((), np.array([1]), np.array([119.0]), np.empty((1, 0))),)), 119.0)
+        rank.apply(Batch(0, 0, (Block((), np.arange(120), np.arange(120.0), np.empty((120, 0))),)), 119.0)
         verdict = HostBottleneck().check(node, node.runs["p", "r"], 120.0)
         assert isinstance(verdict, tuple)
         assert len(verdict) == expected
@@ -238,7 +238,7 @@ class TestACpuLimit:
             node.observe("gpu", [Sample(info, 1.0, ("0", "GPU-a")), Sample(gpu, 0.3, ("0", "GPU-a"))], float(second))
             own = [Sample(limit, 4.0, ("r", "0")), Sample(use, used * second, ("r", "0"))]
             node.observe("process", own, float(second))
-        rank.apply(Batch(0, 0, (Block((), np.array([1]), np.array([119.0]), np.empty((1, 0))),)), 119.0)
+        rank.apply(Batch(0, 0, (Block((), np.arange(120), np.arange(120.0), np.empty((120, 0))),)), 119.0)
         return node
 
     def test_a_rank_that_uses_its_limit_up_is_held_up_on_an_idle_machine(self) -> None:
@@ -260,10 +260,8 @@ class TestACpuLimit:
         for used, expected in ((1.0, "3 of 4 CPU cores are idle"), (3.9, "the CPU cores are busy")):
             node = self.limited(used)
             rank = node.runs["p", "r"].ranks[0]
-            step = np.arange(2, 22)
-            rank.apply(
-                Batch(0, 0, (Block((Column("data", "phase"),), step, step.astype(np.float64) + 119, seconds),)), 140.0
-            )
-            cause = slow.data_loading(Around(node, node.runs["p", "r"], rank, 21, 140.0))
+            step = np.arange(120, 140)
+            rank.apply(Batch(0, 0, (Block((Column("data", "phase"),), step, step + 0.0, seconds),)), 140.0)
+            cause = slow.data_loading(Around(node, node.runs["p", "r"], rank, 139, 140.0))
             assert cause is not None
             assert expected in cause.evidence + cause.fix

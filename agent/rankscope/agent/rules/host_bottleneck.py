@@ -11,6 +11,7 @@ from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity,
 from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._cores import cores
+from rankscope.agent.rules._pauses import pauses
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
@@ -31,8 +32,9 @@ _GROUP = (
 class HostBottleneck:
     """The host holds the GPU up: the CPU cores are busy above `cpu` while the GPU of a training rank is below `gpu`.
 
-    Both are means over the last `window` seconds. The cores are the machine's, or where the rank's control group is
-    limited to fewer and has used them up, those.
+    Both are means over the last `window` seconds, through all of which the rank made steps: whoever compiles, loads or
+    evaluates may need all cores. They are the machine's, or where the rank's control group is limited to fewer and has
+    used them up, those.
 
     Needs the CPU sampler (`system_cpu_seconds_total`) and the GPU sampler (`gpu_utilization_ratio`).
 
@@ -54,6 +56,10 @@ class HostBottleneck:
 
         def judge(rank: Rank) -> tuple[Finding, ...] | Incomplete:
             if rank.state(now) != "running" or rank.step is None:
+                return ()
+            if not len(rank.step_seconds) or rank.step_seconds.time[0] > now - self.window:
+                return Incomplete("the run has not made steps for long enough")
+            if any(end > now - self.window for _, end in pauses(rank, now)):
                 return ()
             here = cores(node, rank, now - self.window)
             if here is None:

@@ -13,6 +13,7 @@ from rankscope.agent.model import Finding, Incomplete, Seconds, Severity, Span, 
 from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._episodes import Episodes
+from rankscope.agent.rules._pauses import outside, pauses
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
 from rankscope.agent.runs.devices import Devices
@@ -26,9 +27,9 @@ class LowGpuUtilization:
     """A GPU does little while its rank trains: its mean utilisation stays under `threshold`.
 
     Utilisation is the share of time in which any kernel ran, so it says that a GPU is idle, never that it is used well.
-    Sampled values are judged over the last `window` seconds and only while the rank makes steps (start-up, long
-    evaluations that were announced and a stalled run are no matter of this rule); a run that logs its own utilisation
-    at every step is judged over the last `steps` steps, of which there must be 20 points.
+    Sampled values are judged over the last `window` seconds and only as far as the rank made steps then (start-up,
+    long evaluations, checkpoints and a stalled run are no matter of this rule), for half of them at least; a run that
+    logs its own utilisation at every step is judged over the last `steps` steps, of which there must be 20 points.
 
     Needs `gpu_utilization_ratio` of the node's GPU sampler, or the role `gpu_utilization`. Uses the phases of the step.
 
@@ -70,13 +71,14 @@ class LowGpuUtilization:
         steps = rank.step_seconds
         if rank.step is None or not len(steps) or steps.time[0] > since:
             return Incomplete("the run has not made steps for long enough")
-        value, time = series.value, series.time
-        recent = value[int(np.searchsorted(time, since)) :]
-        if len(recent) < 5 or time[0] > since + self.window / 10:
+        start = int(np.searchsorted(series.time, since))
+        recent, time = series.value[start:], series.time[start:]
+        if len(recent) < 5 or series.time[0] > since + self.window / 10:
             return Incomplete("the GPU was not sampled for long enough")
-        if now < rank.expect_until or now - rank.last_step_time > max(10.0, 10 * float(np.median(steps.value[-32:]))):
+        stepping = outside(time, pauses(rank, now))
+        if now < rank.expect_until or stepping.mean() < 0.5:
             return ()
-        mean = float(np.mean(recent))
+        mean = float(np.mean(recent[stepping]))
         if not mean < self.threshold:
             return ()
         return (self.finding(node, run, rank, mean, gpu, f"over {self.window:.0f} s", rank.step, now),)
