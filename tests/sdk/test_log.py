@@ -20,6 +20,8 @@ from rankscope.sdk import _session, _spool
 from rankscope.sdk._records import Shape
 from rankscope.sdk.testing import capture
 
+from .conftest import Script
+
 
 def test_steps_count_from_zero_and_go_on_from_a_given_one() -> None:
     with capture() as sent:
@@ -77,6 +79,32 @@ def test_what_is_no_number_is_dropped_and_counted_and_the_rest_goes_on(value: ob
     assert sent.scalar("loss") == [(0, 1.0)]
     assert sent.scalar("bad") == []
     assert sent.dropped == {"not_a_number": 1}
+
+
+def test_a_tensor_that_is_spread_over_ranks_is_no_number_and_one_that_each_holds_is(script: Script) -> None:
+    """FSDP2's gradient norm is one: to put it together is a collective, in which a rank that logs alone hangs."""
+    process = script("""
+        import torch
+        from torch.distributed import init_process_group
+        from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, init_device_mesh
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+        from rankscope import sdk
+        from rankscope.sdk.testing import capture
+
+        init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+        mesh = init_device_mesh("cpu", (2,))
+        given = {
+            "norm": DTensor.from_local(torch.tensor(1.5), mesh, [Partial()], run_check=False),
+            "shard": DTensor.from_local(torch.tensor([1.5]), mesh, [Shard(0)], run_check=False),
+            "whole": DTensor.from_local(torch.tensor(2.5), mesh, [Replicate()], run_check=False),
+        }
+        with capture() as sent:
+            sdk.log(given, loss=1.0)
+        print({name: points[0].value for name, points in sent.scalars.items()}, sent.dropped)
+    """)
+    output, errors = process.communicate(timeout=60)
+    assert output.strip() == "{'whole': 2.5, 'loss': 1.0} {'not_a_number': 2}"
+    assert "norm is dropped: a DTensor spread over ranks (its full_tensor() is whole)" in errors
 
 
 def test_one_warning_for_each_name(caplog: pytest.LogCaptureFixture) -> None:

@@ -221,8 +221,10 @@ class RowWriter:
     def _aside(self, waiting: Waiting, name: str, tensor: object) -> None:
         try:
             waiting.add(name, tensor)
-        except (Unavailable, RuntimeError) as error:  # the latter where the device has failed
+        except Unavailable as error:
             self._refuse("late_lost", name, f"{name} is dropped: {error}")
+        except Exception as error:  # noqa: BLE001 (a tensor of the user's, or its device, that fails)
+            self._refuse("late_lost", name, f"{name} is dropped: {type(error).__name__}: {error}")
 
     def _settle(self) -> None:
         """Write the rows of earlier steps whose values have arrived."""

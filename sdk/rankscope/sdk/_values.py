@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, SupportsFloat, TypeAlias, cast
 
 MAX_DEPTH = 16
@@ -26,11 +26,44 @@ class Tensor(Protocol):
     def device(self) -> object: ...
 
 
+class Mesh(Protocol):
+    def size(self, dim: int) -> int: ...
+
+
+class Placement(Protocol):
+    def is_replicate(self) -> bool: ...
+
+
+class Spread(Protocol):
+    """A DTensor: FSDP2's gradient norm is one."""
+
+    def detach(self) -> Spread: ...
+    def to_local(self) -> object: ...
+    @property
+    def device_mesh(self) -> Mesh: ...
+    @property
+    def placements(self) -> Sequence[Placement]: ...
+
+
 def is_tensor(value: object) -> bool:
     """True for a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     kind = getattr(torch, "Tensor", None)
     return isinstance(kind, type) and isinstance(value, kind)
+
+
+def whole(value: object) -> object:
+    """Return what this process holds of a DTensor, anything else as it is.
+
+    Raises NotANumber where the value is spread over ranks: to put it together would be a collective.
+    """
+    placements = getattr(value, "placements", None)
+    if placements is None or not is_tensor(value):
+        return value
+    spread = cast("Spread", value)
+    if any(spread.device_mesh.size(dim) > 1 and not one.is_replicate() for dim, one in enumerate(spread.placements)):
+        raise NotANumber("a DTensor spread over ranks (its full_tensor() is whole)")
+    return spread.detach().to_local()
 
 
 def on_device(value: object) -> bool:
@@ -111,6 +144,7 @@ def sort_out(values: Mapping[str, object], refuse: Refuse) -> tuple[dict[str, fl
 
 def _sort(name: str, value: object, numbers: dict[str, float], late: dict[str, object], refuse: Refuse) -> None:
     try:
+        value = whole(value)
         if on_device(value):
             late[name] = value
         else:
