@@ -90,6 +90,19 @@ def test_out_of_the_blue_it_suspects_a_division() -> None:
     assert "the gradient explodes" not in causes(found)
 
 
+def test_what_is_not_logged_is_no_evidence() -> None:
+    """Nobody takes "the learning rate is not logged" for a reason why it is too large: it says what to log."""
+    (found,) = check_rule(LossNaN, rows_of({"loss": [*falling(30), math.nan]}))
+    (large,) = [cause for cause in found.causes if cause.cause == "the learning rate is too large"]
+    assert large is found.causes[-1]
+    assert large.evidence == "nothing logged speaks against it; log lr to tell"
+    climbing = [2.0, 1.98, 2.02, 2.01, 1.99, 2.0] * 5 + [2.2, 2.5, 3.0, 4.0, 6.0, math.nan]
+    (found,) = check_rule(LossNaN, rows_of({"loss": climbing}))
+    (large,) = [cause for cause in found.causes if cause.cause == "the learning rate is too large"]
+    assert large.evidence.startswith("the loss was rising before, from 2")
+    assert large.evidence.endswith("; log lr to tell")
+
+
 @pytest.mark.parametrize(("config", "listed"), [({"fp16": True}, True), ({"dtype": "bfloat16"}, False), ({}, False)])
 def test_an_overflow_is_suspected_only_in_half_precision(config: dict[str, object], listed: bool) -> None:
     (found,) = check_rule(LossNaN, rows_of({"loss": [*falling(30), math.nan]}), config)

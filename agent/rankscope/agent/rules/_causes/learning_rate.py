@@ -26,19 +26,20 @@ def too_large(here: Around) -> Cause | None:
     rate = here.recent("lr")
     if rate is not None and rate <= 0:
         return None
-    known = "the learning rate is not logged" if rate is None else f"the learning rate was {figure(rate)}"
-    evidence = known
+    evidence = [] if rate is None else [f"the learning rate was {figure(rate)}"]
     fix = "lower the learning rate 3 to 10 times"
     if rising(here):
-        evidence += " and still going up in its warm-up or after a restart of its schedule"
+        evidence.append("it was still going up in its warm-up or after a restart of its schedule")
         fix = f"lower the peak learning rate below {figure(rate or 0)}, or make the warm-up longer"
     losses = here.before("loss", 24)
     losses = losses[np.isfinite(losses)]
     if len(losses) >= 8:
         older, newer = float(np.median(losses[: len(losses) // 2])), float(np.median(losses[-4:]))
         if newer > older + 2 * float(np.std(losses[: len(losses) // 2])):
-            evidence += f"; the loss was rising before, from {figure(older)} to {figure(newer)}"
-    return Cause("the learning rate is too large", evidence, fix)
+            evidence.append(f"the loss was rising before, from {figure(older)} to {figure(newer)}")
+    if rate is None:
+        evidence.append("log lr to tell" if evidence else "nothing logged speaks against it; log lr to tell")
+    return Cause("the learning rate is too large", "; ".join(evidence), fix)
 
 
 def too_small(here: Around, initial: float | None = None) -> Cause | None:
