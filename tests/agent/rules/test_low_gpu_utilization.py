@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from rankscope.agent.model import Batch, Block, Incomplete, Metric, RankInfo, RankKey, Sample, Verdict
+from rankscope.agent.model import Batch, Block, Column, Incomplete, Metric, RankInfo, RankKey, Sample, Verdict
 from rankscope.agent.reports.recorded import check_rule, fired_by, rows_of
 from rankscope.agent.rules.low_gpu_utilization import LowGpuUtilization
 from rankscope.agent.runs.state import Node
@@ -75,3 +76,22 @@ def test_names_the_loader_when_the_steps_wait_for_data() -> None:
     assert "80%" in found.causes[0].evidence
     assert "num_workers above 0" in found.causes[0].fix
     assert "pin_memory=True" in found.causes[0].fix
+
+
+@pytest.mark.parametrize(
+    ("phase", "cause"), [("comm", "communication between the ranks"), ("checkpoint", "checkpoints")]
+)
+def test_names_what_the_steps_are_spent_on_beside_data_and_compute(phase: str, cause: str) -> None:
+    node = node_with(0.2, 200)
+    memory = [
+        Sample(Metric(f"gpu_memory_{what}_bytes", "gauge", "", ("gpu", "uuid")), value, LABELS)
+        for what, value in (("used", 2e9), ("size", 80e9))
+    ]
+    node.observe("memory", memory, 199.0)
+    columns = (Column("forward", "phase"), Column("backward", "phase"), Column(phase, "phase"))
+    step, seconds = np.arange(200, 260), np.tile([0.1, 0.2, 0.7], (60, 1))
+    node.runs["p", "r"].ranks[0].apply(Batch(0, 0, (Block(columns, step, step + 0.0, seconds),)), 200.0)
+    verdict = judge(node, 200.0)
+    assert isinstance(verdict, tuple)
+    assert [each.cause for each in verdict[0].causes] == [cause]
+    assert "70%" in verdict[0].causes[0].evidence

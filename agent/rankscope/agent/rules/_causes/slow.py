@@ -21,7 +21,7 @@ THROTTLED = {
 
 def causes(here: Around) -> tuple[Cause, ...]:
     """Return what may hold a rank up, the largest share of its time first."""
-    found = [data_loading(here), straggler(here), throttling(here), host(here), small_batch(here)]
+    found = [data_loading(here), straggler(here), throttling(here), *beside(here), host(here), small_batch(here)]
     return tuple(cause for cause in found if cause is not None)
 
 
@@ -61,6 +61,26 @@ def data_loading(here: Around) -> Cause | None:
     return Cause("data loading is too slow", evidence, "; ".join(fixes))
 
 
+_BESIDE = {
+    "comm": (
+        "communication between the ranks",
+        "talk less often (no_sync() while gradients accumulate), and see whether all NVLinks and ports are up",
+    ),
+    "checkpoint": ("checkpoints", "save less often, in the background (async_save), or to a faster disk"),
+}
+
+
+def beside(here: Around) -> list[Cause]:
+    """The step's time goes to what is neither data nor compute, as the phases `comm` and `checkpoint` tell."""
+    phases = phases_of(here.rank)
+    found: list[Cause] = []
+    for name, (cause, fix) in _BESIDE.items():
+        if phases is not None and phases.share(name) >= MUCH:
+            of = f"{figure(phases.seconds[name])} of {figure(phases.step)} s"
+            found.append(Cause(cause, f"the phase {name} takes {phases.share(name):.0%} of a step ({of})", fix))
+    return found
+
+
 def host(here: Around) -> Cause | None:
     """The step's time goes to the host. Contradicted by phases that account for the whole step."""
     phases = phases_of(here.rank)
@@ -81,9 +101,9 @@ def host(here: Around) -> Cause | None:
 
 
 def small_batch(here: Around) -> Cause | None:
-    """The batch is too small to keep the GPU busy. Contradicted by much data wait, or by full GPU memory."""
+    """The batch is too small to keep the GPU busy. Contradicted by time spent on all else, or by full GPU memory."""
     phases = phases_of(here.rank)
-    if phases is not None and (phases.share("data") >= MUCH or phases.open >= MUCH):
+    if phases is not None and (phases.share("data", *_BESIDE) >= MUCH or phases.open >= MUCH):
         return None
     device = Devices(here.node).of(here.rank)
     if device is None:
