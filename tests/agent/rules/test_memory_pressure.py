@@ -129,6 +129,22 @@ def test_a_full_gpu_is_explained_by_what_the_allocator_said(memory: dict[str, fl
     assert found.startswith(cause)
 
 
+@pytest.mark.parametrize(
+    ("exception", "kinds"),
+    [
+        ("torch.AcceleratorError: CUDA error: out of memory", ["gpu"]),
+        ("torch.distributed.DistBackendError: NCCL error: … Last error: Cuda failure 2 'out of memory'", ["gpu"]),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", ["gpu"]),
+        ("XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.", ["gpu"]),
+        ("py4j.protocol.Py4JJavaError: java.lang.OutOfMemoryError: Java heap space", []),
+        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.", []),
+    ],
+)
+def test_only_what_names_the_gpus_memory_is_a_full_gpu(exception: str, kinds: list[str]) -> None:
+    machine = Machine().live(5, lambda _: {}).say(bye(exception=exception))
+    assert [kind for kind, _ in out_of_memory(machine)] == kinds
+
+
 def killed(t: float) -> dict[Key, float]:
     key = ("exp-1", "0")
     return {("rank_oom_kill_timestamp_seconds", *key): 3.0, ("rank_oom_kill_resident_bytes", *key): 60.0 * GIB}

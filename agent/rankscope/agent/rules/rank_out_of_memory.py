@@ -11,7 +11,19 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
-_CUDA = ("OutOfMemoryError", "CUDA out of memory", "HIP out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# As torch, NCCL, cuBLAS, cuDNN and XLA say it. The name of a class is no sign: Java and Ray have an OutOfMemoryError.
+_CUDA = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "Cuda failure 2 'out of memory'",
+    "Cuda failure 'out of memory'",
+    "HIP out of memory",
+    "HIP error: out of memory",
+    "XPU out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "RESOURCE_EXHAUSTED: Out of memory",
+)
 _GONE = (End.VANISHED, End.SIGNAL, End.UNKNOWN)
 
 
