@@ -19,6 +19,7 @@ import pytest
 from rankscope.agent.model import End, Goodbye, Metric, Sample
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
+from rankscope.agent.samplers._linux.kmsg import KernelLog, Kill
 from rankscope.agent.samplers._linux.processes import parse_stat
 from rankscope.agent.samplers._linux.workload import Workload, from_cgroup, of_process
 from rankscope.agent.samplers._nvml.owners import Owners
@@ -236,6 +237,30 @@ def test_an_oom_kill_is_told_with_its_rank_and_time(node: Node, root: Root) -> N
     assert found["rank_oom_kill_timestamp_seconds", "exp-1", "0"] == pytest.approx(time.time(), abs=5)
     assert found["rank_oom_kill_resident_bytes", "exp-1", "0"] == 4096 * 1024
     assert ("rank_oom_kill_timestamp_seconds", "exp-1", "1") not in found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Out of memory: Killed process 47 (py (x) y) total-vm:9kB, anon-rss:8kB, file-rss:0kB", ("py (x) y", 8192)),
+        (
+            "Out of memory (oom_kill_allocating_task): Killed process 47 (python) total-vm:9kB, anon-rss:8kB",
+            ("python", 8192),
+        ),
+        ("Killed process 47 (python) total-vm:9kB, anon-rss:8kB, file-rss:0kB, shmem-rss:0kB", ("python", 8192)),
+        ("Killed process 47 (python), UID 1000, total-vm:9kB, anon-rss:8kB, file-rss:0kB", ("python", 8192)),
+        ("Out of memory: Kill process 47 (python) score 9 or sacrifice child", None),
+        ("oom_reaper: reaped process 47 (python), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB", None),
+        ("app: Killed process 47 (python)", None),
+    ],
+)
+def test_kernels_write_of_a_kill_in_their_own_words(root: Root, line: str, expected: tuple[str, int] | None) -> None:
+    root.write({"dev/kmsg": ""})
+    log = KernelLog(str(root))
+    root.write({"dev/kmsg": f"3,1208,99,-;{line}\n"})
+    kills = [(each.name, each.resident) for each in log.read() if isinstance(each, Kill)]
+    assert kills == ([expected] if expected else [])
+    log.close()
 
 
 def test_where_the_log_is_closed_the_group_of_the_vanished_rank_tells(node: Node, root: Root) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 # "Out of memory: Killed process 4711 (python) total-vm:…kB, anon-rss:…kB, file-rss:…" (mm/oom_kill.c), and the same
-# after "Memory cgroup out of memory:". A bare "Killed" is no proof.
-_KILL = re.compile(r"[Oo]ut of memory: Killed process (\d+) \((.*?)\).*?anon-rss:(\d+)kB")
+# after "Memory cgroup out of memory:", after "Out of memory (oom_kill_allocating_task):", and in kernels before 5.1 at
+# the beginning of a line. A bare "Killed" is no proof.
+_KILL = re.compile(
+    r"(?:[Oo]ut of memory(?: \(\w+\))?: |^)Killed process (\d+) \((.*)\),? (?:UID \d+,? )?total-vm:.*?anon-rss:(\d+)kB"
+)
 # "NVRM: Xid (PCI:0000:3b:00): 79, pid=4711, name=python, GPU has fallen off the bus."
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)(?:, pid='?(\d+)'?)?")
 
