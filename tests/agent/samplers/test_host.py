@@ -31,6 +31,14 @@ def test_cpu_time_by_mode_with_steal(node: Node, root: Root) -> None:
     assert found["system_processes_blocked",] == 3
 
 
+def test_time_that_the_kernel_takes_back_is_none(node: Node, root: Root) -> None:
+    """Prometheus takes a fall for a new beginning: the rate would be all that ever was."""
+    sampler = Cpu(root=str(root))
+    for iowait, expected in ((23060, 230.60), (23055, 230.60), (23061, 230.61), (17, 0.17)):
+        root.write({"proc/stat": STAT.replace("23060", str(iowait))})
+        assert values(sampler.sample(node))["system_cpu_seconds_total", "iowait"] == expected
+
+
 def test_cpu_slow_downs_count_each_package_once(node: Node, root: Root) -> None:
     for cpu, package, core_count, package_count in ((0, 0, 5, 100), (1, 0, 2, 100), (2, 1, 1, 7)):
         base = f"sys/devices/system/cpu/cpu{cpu}"
@@ -72,7 +80,16 @@ def test_an_old_kernel_costs_the_values_that_it_does_not_have(node: Node, root: 
 
 def test_traffic_of_real_interfaces_only(node: Node, root: Root) -> None:
     line = "{}: 1000 10 1 2 0 0 0 0 2000 20 3 4 0 0 0 0\n"
-    names = ("lo", "eth0", "docker0", "veth12ab", "ib0", "br-0a1b", "cali123")
+    pods = (
+        "cali123",
+        "eni4f21a0b3c9d",
+        "gke0123456789a",
+        "azv0a1b2c3d4e5",
+        "3b6e0a7c5d5c4f2",
+        "cilium_host",
+        "vxlan.calico",
+    )
+    names = ("lo", "eth0", "docker0", "veth12ab", "ib0", "br-0a1b", "bond0", "enp3s0f0", "eno1", *pods)
     root.write(
         {
             "proc/net/dev": "Inter-| Receive\n face |bytes\n" + "".join(line.format(name) for name in names),
@@ -82,7 +99,7 @@ def test_traffic_of_real_interfaces_only(node: Node, root: Root) -> None:
         }
     )
     found = values(Network(root=str(root)).sample(node))
-    assert {key[1] for key in found if key[0] == "system_network_bytes_total"} == {"eth0", "ib0"}
+    assert {key[1] for key in found if key[0] == "system_network_bytes_total"} == {"eth0", "ib0", "enp3s0f0", "eno1"}
     assert found["system_network_bytes_total", "eth0", "rx"] == 1000
     assert found["system_network_errors_total", "eth0", "tx"] == 7
     assert found["system_network_speed_bytes_per_second", "eth0"] == 12.5e9

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
@@ -15,6 +15,7 @@ from rankscope.agent.samplers._rows import Row, Values, collect, metrics
 
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_BACK = 60.0  # seconds, at most: a count that falls by more began anew
 _CPU = re.compile(r"^cpu\d+ ", re.MULTILINE)
 
 
@@ -84,11 +85,20 @@ class Cpu:
 
     interval: Seconds = 2.0
     root: str = "/"
+    _most: dict[tuple[str, ...], float] = field(default_factory=dict[tuple[str, ...], float], init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)
 
-    def sample(self, node: Node) -> Iterable[Sample]:
-        return collect(ROWS, Files(self.root))
+    def sample(self, node: Node) -> Iterator[Sample]:
+        """Yield the figures. The kernel lets idle and iowait go back a little (proc_stat(5)); a counter may not."""
+        for sample in collect(ROWS, Files(self.root)):
+            if sample.metric.kind == "counter" and isinstance(sample.value, float):
+                key = (sample.metric.name, *sample.labels)
+                most = self._most.get(key, 0.0)
+                value = self._most[key] = most if most - _BACK < sample.value < most else sample.value
+                yield sample._replace(value=value)
+            else:
+                yield sample
 
     def close(self) -> None:
         """Nothing is held."""
