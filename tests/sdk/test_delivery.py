@@ -329,6 +329,30 @@ def test_a_spool_that_is_removed_under_a_rank_costs_no_point_that_is_still_in_re
     wait_for(lambda: not list(_spool.journals(spool)))
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_spool_that_is_removed_before_the_first_point_costs_none(
+    agent: Agent, script: Script, spool: Path, seen: bool
+) -> None:
+    process = script("""
+        import sys
+        from rankscope import sdk
+        sdk.init(project="p", name="n")
+        print("up", flush=True)
+        sys.stdin.readline()
+        for number in range(100):
+            sdk.log(loss=float(number))
+    """)
+    assert process.stdout is not None
+    process.stdout.readline()
+    if seen:
+        wait_for(lambda: bool(agent.sessions) and len(agent.only.beats) > 3)
+    shutil.rmtree(spool)
+    process.communicate("\n", timeout=60)
+    assert agent.only.scalar("loss") == [(n, float(n)) for n in range(100)]
+    assert agent.only.goodbye is not None
+    assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
+
+
 def test_points_wait_for_an_agent_that_comes_later(short: Path, script: Script, spool: Path) -> None:
     process = script(LOGS.replace("COUNT", "3000") + "    sys.stdin.readline()")
     assert process.stdout is not None

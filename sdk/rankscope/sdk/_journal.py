@@ -186,7 +186,7 @@ class Journal:
         now = time.monotonic_ns()
         if now < self._blocked_until:
             return False
-        first = self.sequence + 1
+        first, before = self.sequence + 1, self.buffer
         try:
             self._make_room()
             buffer, file = self._create(first)
@@ -196,14 +196,15 @@ class Journal:
             self.offset = records.SEGMENT_BYTES
             self._warn("disk_full", f"points are dropped: cannot write to {self.folder}: {error.strerror or error}")
             return False
-        if self._segments and self._segments[-1] == first:  # a signal handler that logs was here meanwhile
+        if self.buffer is not before:  # a signal handler that logs was here meanwhile
             old: tuple[mmap.mmap | bytearray, int] = (buffer, file)
         else:
             # Everything is in place before the old segment is closed: a signal handler may log in between.
             old = (self.buffer, self._file)
             self.limit = self._ahead = 0
             self.offset, self.buffer, self._file = records.SEGMENT.size, buffer, file
-            self._segments.append(first)
+            if self._segments[-1:] != [first]:  # else what was begun was removed before anything was in it
+                self._segments.append(first)
         if isinstance(old[0], mmap.mmap):
             old[0].close()
         if old[1] >= 0:

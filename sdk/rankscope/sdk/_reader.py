@@ -186,7 +186,11 @@ class Reader:
 
     def _follow(self) -> bool:
         """Go to the next segment when this one is read to its end."""
-        later = [entry for entry in self._segments() if entry[0] > self._first]
+        found = self._segments()
+        if os.fstat(self._file).st_nlink == 0 and self.next in [first for first, _ in found]:
+            self._close()  # it was removed while it was empty, and is made again
+            return self._open()
+        later = [entry for entry in found if entry[0] > self._first]
         if not later:
             return False
         if records.whole(self._buffer(), 0):
