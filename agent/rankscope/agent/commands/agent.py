@@ -19,7 +19,13 @@ from rankscope.agent.config import ConfigError, load
 @click.option("--listen", metavar="ADDR", help="Where ranks connect: unix:///path, or host:port for TCP beside it.")
 @click.option("--http", metavar="ADDR", help="Where metrics, page and API are: host:port.")
 @click.option("--runs", metavar="DIR", help="Where runs are kept.")
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much it says on stderr.",
+)
 def command(file: Path | None, listen: str | None, http: str | None, runs: str | None, log_level: str) -> None:
     """Watch this node: run it once on each.
 

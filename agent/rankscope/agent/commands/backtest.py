@@ -30,7 +30,7 @@ def configured(config: Path) -> tuple[list[tuple[str, Rule]], Roles]:
     return [(name, rule) for name, rule in loaded.rules if rule.scope == "run"], Roles(loaded.roles)
 
 
-@click.command()
+@click.command(short_help="Say what rules would have fired on recorded runs.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each alert, as `diagnose --json`.")

@@ -10,7 +10,7 @@ from rankscope.agent.commands._failure import FOUND, Failure
 from rankscope.agent.config import ConfigError, load
 
 
-@click.command()
+@click.command(short_help="Validate a configuration: every mistake with its line.")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
     """Validate a configuration: every mistake with its line, and what was probably meant.

@@ -24,11 +24,20 @@ PATIENCE = 300.0  # seconds that a training may log nothing: the fault "stall" t
 SETTLE = 8.0  # seconds after the training for what it caused to be resolved
 
 
-@click.command()
-@click.option("--ranks", default=2, show_default=True, type=click.IntRange(1, 64))
-@click.option("--steps", default=400, show_default=True, type=click.IntRange(10))
-@click.option("--fault", default="none", show_default=True, type=click.Choice(FAULTS))
-@click.option("--runs", default="rankscope-demo", show_default=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.command(short_help="See all of it, on any machine, in a minute.")
+@click.option("--ranks", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes that train.")
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(10), help="400 take half a minute.")
+@click.option(
+    "--fault", default="none", show_default=True, type=click.Choice(FAULTS), metavar="FAULT", help="What goes wrong."
+)
+@click.option(
+    "--runs",
+    default="rankscope-demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the run is kept.",
+)
 @click.option("--serve", is_flag=True, help="Keep the agent up afterwards, until Ctrl-C.")
 def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None:
     """See all of it: an agent, a torchrun job that really trains, a webhook receiver that shows what arrives.
@@ -36,8 +45,19 @@ def command(ranks: int, steps: int, fault: str, runs: Path, serve: bool) -> None
     \b
     rankscope demo                     a healthy training
     rankscope demo --fault nan         a bad batch: its loss is NaN on one rank
-    rankscope demo --fault spike       a corrupted shard of data: five steps with a high loss
     rankscope demo --serve             look at the page, scrape the metrics
+
+    \b
+    FAULT is one of these; most set in after a third of the steps.
+    nan        a bad batch: three steps whose loss is NaN on one rank
+    spike      a corrupted shard of data: five steps with a high loss
+    plateau    the learning rate is 0: nothing is learned any more
+    overfit    so little text that the model soon knows it by heart
+    explode    a learning rate 1000 times too large, gradients not clipped
+    stall      one rank hangs for a minute and a half
+    straggler  one rank computes 0.1 s a step more than the others
+    kill       one rank is killed, and torchrun starts all of them again
+    slow-data  storage that takes longer than the step
 
     Faults really happen inside the training, not in the reporting. Where the machine has no GPU, GPUs are simulated,
     and everything that shows them says so.

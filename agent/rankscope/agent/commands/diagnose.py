@@ -28,7 +28,7 @@ def needs_configuration(cls: type) -> bool:
     return any(f.init and f.default is missing and f.default_factory is missing for f in dataclasses.fields(cls))
 
 
-@click.command()
+@click.command(short_help="Say what went wrong in logs that exist already, and why.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each finding.")
 @click.option("--rule", "only", multiple=True, metavar="NAME", help="Only these rules; `rankscope rules` lists them.")

@@ -19,7 +19,7 @@ from rankscope.agent.component import Notification, Notifier, Refused, Retry
 from rankscope.agent.config import Config, ConfigError, load
 
 
-@click.command()
+@click.command(short_help="Try the receivers of alerts before they are needed.")
 @click.argument("receivers", nargs=-1, metavar="[RECEIVER]...")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="The agent's configuration (YAML).")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each receiver.")

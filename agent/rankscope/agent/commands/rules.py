@@ -19,7 +19,7 @@ from rankscope.agent.reports.found import COLOURS
 WIDE = 120  # columns of a terminal in which what a rule needs has room beside what it means
 
 
-@click.command()
+@click.command(short_help="List every rule with its defaults and what it needs.")
 @click.argument("names", nargs=-1, metavar="[RULE]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(names: tuple[str, ...], as_json: bool) -> None:

@@ -42,6 +42,13 @@ class _AddUnlessNamed(click.Group):
             args = [args[at], *args[:at], *args[at + 1 :]] if at is not None and named else ["add", *args]
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of a new silence, too: its command is not listed."""
+        with formatter.section("Options of a new silence"):
+            records = (option.get_help_record(ctx) for option in add.params if isinstance(option, click.Option))
+            formatter.write_dl([record for record in records if record is not None])
+        super().format_options(ctx, formatter)
+
 
 def _first_word(args: Sequence[str]) -> int | None:
     """Return where the first argument stands that is neither an option nor the value of one."""
@@ -51,7 +58,11 @@ def _first_word(args: Sequence[str]) -> int | None:
     return at if at < len(args) else None
 
 
-@click.group(cls=_AddUnlessNamed, subcommand_metavar="MATCHER... --for 2h | list | expire ID...")
+@click.group(
+    cls=_AddUnlessNamed,
+    subcommand_metavar="MATCHER... --for 2h | list | expire ID...",
+    short_help="Keep alerts quiet for a while.",
+)
 def command() -> None:
     """Keep alerts quiet for a while: nobody is told of what all matchers match.
 

@@ -18,7 +18,7 @@ from rankscope.agent.reports.stacks import Frame, Place, Stack, parse, places, s
 FRAMES = 12  # of a stack, unless all are asked for
 
 
-@click.command()
+@click.command(short_help="Show where each rank is right now, as Python stacks.")
 @click.argument("run", required=False, metavar="[RUN]")
 @click.option("--rank", "ranks", type=int, multiple=True, metavar="N", help="Only this rank; may be given again.")
 @click.option("--threads", is_flag=True, help="Show all threads, not the main ones alone.")

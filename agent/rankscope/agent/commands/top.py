@@ -24,7 +24,7 @@ from rankscope.agent.terminal.seen import Seen
 WIDTH = 120  # characters where there is no terminal and COLUMNS does not say
 
 
-@click.command()
+@click.command(short_help="Watch this node live: GPUs, ranks, losses, alerts.")
 @click.option("--once", is_flag=True, help="Print one picture and end; so it is, too, where stdout is no terminal.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what is known as JSON: a line a second, or one with --once."
