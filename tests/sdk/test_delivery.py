@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -611,6 +612,40 @@ def test_an_agent_that_takes_ten_seconds_for_each_answer_gets_everything_once(ag
     process.stdout.readline()
     wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 20_000, 120)
     assert (agent.only.repeated, agent.only.gaps, agent.streams) == (0, 0, 1)
+
+
+def test_a_module_of_the_users_named_as_one_of_the_standard_library_is_not_for_the_sender(
+    agent: Agent, script: Script, short: Path
+) -> None:
+    (short / "asyncio.py").write_text("raise RuntimeError('this is not asyncio')")
+    assert script(LOGS.replace("COUNT", "100")).wait(60) == 0
+    assert whole(agent.only, 100)
+
+
+def test_a_sender_that_cannot_begin_says_so_in_one_line(script: Script, short: Path) -> None:
+    (short / "grpc.py").write_text("raise ImportError('no such library')")
+    process = script(LOGS.replace("COUNT", "100"))
+    output, errors = process.communicate(timeout=60)
+    assert output == "logged\n"
+    assert re.fullmatch(r"rankscope: no sender, points wait in \S+: ImportError: no such library\n", errors)
+
+
+def test_a_sender_without_stderr_keeps_its_lock_when_the_rank_ends(agent: Agent, script: Script, spool: Path) -> None:
+    agent.behaviour.ack = False  # so that the sender stays
+    process = script("""
+        import os, sys
+        from rankscope import sdk
+        for number in (0, 1, 2):
+            os.close(number)
+        sdk.init(name="n")
+        sdk.log(loss=1.0)
+        os.kill(os.getpid(), 9)
+    """)
+    process.wait(60)
+    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)  # it knows of the end
+    (folder,) = _spool.journals(spool)
+    assert _spool.lock(folder / _spool.SENDER) is None
+    agent.behaviour.ack = True
 
 
 def test_rank_zero_says_once_that_no_agent_answers(agent: Agent, script: Script, short: Path) -> None:

@@ -15,10 +15,28 @@ from pathlib import Path
 from rankscope.sdk._hello import directory
 
 WAKE_EVERY = 0.25  # seconds
-_PROGRAM = (
-    "import sys,json;order=json.loads(sys.stdin.buffer.raw.readline());sys.path[:]=json.loads(order['path']);"
-    "from rankscope.sdk._sender import main;main(order)"
-)
+# The standard library comes first: a module of the user's that is called as one of its own is not for this process.
+_PROGRAM = """
+import json, os, sys
+try:
+    os.fstat(2)
+except OSError:
+    os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # else a file of ours takes the place of stderr, and what is said there
+line = sys.stdin.buffer.raw.readline()
+if not line:
+    sys.exit(1)  # the rank is gone again
+order = json.loads(line)
+sys.path[0:1] = []
+sys.path += [entry for entry in json.loads(order["path"]) if entry not in sys.path]
+try:
+    from rankscope.sdk._sender import main
+except Exception as error:
+    if order["talks"] == "yes":
+        why = f"{type(error).__name__}: {error}"
+        os.write(2, f"rankscope: no sender, points wait in {order['folder']}: {why}\\n".encode("utf-8", "replace"))
+    sys.exit(1)
+main(order)
+"""
 
 
 class Helper:
