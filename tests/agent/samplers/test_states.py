@@ -13,7 +13,8 @@ from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node
-from rankscope.agent.samplers._nvml.states import Figures, split
+from rankscope.agent.samplers._nvml.reading import Instance
+from rankscope.agent.samplers._nvml.states import Figures, split, split_slices
 from rankscope.agent.samplers.gpu import Gpu
 from tests.agent.samplers.conftest import Driver, attach, declared, values
 from tests.nvml import build
@@ -183,6 +184,41 @@ def test_a_card_that_never_tells_what_it_does_has_no_states(driver: Driver, gpu:
     sampler = gpu()
     for _ in range(2):
         assert states(values(sampler.sample(node))) == {}
+
+
+def slice_of(number: int, profile: str, **active: float) -> Instance:
+    found = [(f"mig_{part}_active_ratio", "", value) for part, value in active.items()]
+    return Instance(f"MIG-{number}", profile, number, 0, found, [])
+
+
+def test_a_card_that_is_cut_up_is_in_the_states_of_its_slices() -> None:
+    """3 of 7 slices work, 2 starve as far as they can, 1 spins, and 1 nobody has."""
+    parts = [
+        slice_of(1, "3g.40gb", engine=1.0, sm=0.6, tensor=0.4, dram=0.4),
+        slice_of(2, "2g.20gb", engine=0.25, sm=0.2, tensor=0.1, dram=0.1),
+        slice_of(5, "1c.1g.10gb", engine=1.0, sm=0.9, tensor=0.0, dram=0.01),
+        slice_of(5, "1c.1g.10gb", engine=1.0, sm=0.9, tensor=0.0, dram=0.01),  # the same GPU instance
+    ]
+    waiting = {"MIG-2": [rank(data=0.7, forward=0.3)]}
+    found = split_slices(7, Figures(None), parts, lambda each: waiting.get(each.uuid, []))
+    assert found == pytest.approx(
+        {"working": (3 + 0.5) / 7, "starved": 1.4 / 7, "communicating": 1 / 7, "idle": (1 + 0.1) / 7}
+    )
+    assert split_slices(7, Figures(None), [*parts, slice_of(6, "1g.10gb")], lambda each: []) is None
+
+
+def test_an_h100_that_is_cut_up_tells_its_states(driver: Driver, gpu: Make, node: Node) -> None:
+    """Four slices of seven exist; each is worked on by half."""
+    text = build.scenario("a100-mig").replace("A100-SXM4-80GB", "H100 80GB HBM3")
+    driver.load(text.replace("nvmlDeviceGetComputeInstanceId 0\n", "nvmlDeviceGetComputeInstanceId 0\ngpm.1 50\n"))
+    sampler = gpu()
+    list(sampler.sample(node))
+    first = states(values(sampler.sample(node)))
+    start = sampler._last
+    found = states(values(sampler.sample(node)))
+    passed = sampler._last - start
+    assert found["working"] - first["working"] == pytest.approx(passed * 2 / 7)
+    assert found["idle"] - first["idle"] == pytest.approx(passed * 5 / 7)
 
 
 def test_the_states_of_each_card_add_up_to_the_time_that_passed(driver: Driver, gpu: Make, node: Node) -> None:

@@ -20,7 +20,7 @@ from rankscope.agent.samplers._nvml.row import Row
 from rankscope.agent.samplers._nvml.rows import ROWS
 from rankscope.agent.samplers._nvml.simulated import Simulated
 from rankscope.agent.samplers._nvml.source import NvmlSource, installed
-from rankscope.agent.samplers._nvml.states import STATES, Figures, State, split
+from rankscope.agent.samplers._nvml.states import STATES, Figures, State, by_name, slices_of, split, split_slices
 from rankscope.agent.samplers._nvml.xids import XidLog
 
 _GPU = ("gpu", "uuid")
@@ -178,7 +178,7 @@ class Gpu:
             if isinstance(error, GpuError) and error.address in by_address:
                 yield Xid(by_address[error.address], error.code, error.time)
 
-    def _card(self, look: Look, reading: Reading, seconds: float, by_board: dict[str, list[Rank]]) -> Iterator[Sample]:
+    def _card(self, look: Look, reading: Reading, seconds: float, named: dict[str, list[Rank]]) -> Iterator[Sample]:
         gpu = (str(reading.index), reading.uuid)
         facts = tuple(reading.info.get(name, "") for name in INFO)
         yield Sample(INFO_METRIC, 1.0, (*gpu, *facts, "true" if look.simulated else "false"))
@@ -186,14 +186,14 @@ class Gpu:
         yield from self._xids.samples(*gpu)
         for name, label, value in reading.values:
             yield Sample(_BY_NAME[name], value, (*gpu, label) if label else gpu)
-        ranks: list[Rank] = []
+        seen: dict[str, list[Rank]] = {}  # by uuid of the card or its instances
         if not reading.lost:
             yield Sample(PROCESSES, float(sum(each.kind == "compute" for each in reading.processes)), gpu)
             for place in reading.instances or (reading,):
-                yield from self._processes((gpu[0], place.uuid), place.processes, ranks)
+                yield from self._processes((gpu[0], place.uuid), place.processes, seen.setdefault(place.uuid, []))
         yield from self._instances(reading)
         # where the agent may not see the processes, the devices that the ranks named tell whose the card is
-        yield from self._states(gpu, reading, ranks or by_board.get(reading.uuid, []), seconds)
+        yield from self._states(gpu, reading, seen if any(seen.values()) else named, seconds)
 
     def _processes(self, gpu: tuple[str, str], processes: list[Process], ranks: list[Rank]) -> Iterator[Sample]:
         """Yield what ranks and strangers use, and note the ranks."""
@@ -222,12 +222,21 @@ class Gpu:
             for name, label, value in each.values:
                 yield Sample(_BY_NAME[name], value, (*own, label) if label else own)
 
-    def _states(self, gpu: tuple[str, str], reading: Reading, ranks: list[Rank], seconds: float) -> Iterator[Sample]:
+    def _states(
+        self, gpu: tuple[str, str], reading: Reading, ranks: dict[str, list[Rank]], seconds: float
+    ) -> Iterator[Sample]:
         """Add the time since the last look to what it was; a gap of minutes (a suspended machine) was nothing."""
-        figures = Figures.of({(name, label): value for name, label, value in reading.values})
-        parts: dict[State, float] | None = {"dead": 1.0} if reading.lost else split(figures, ranks)
+        figures = Figures.of(by_name(reading.values))
+        parts: dict[State, float] | None
+        if reading.lost:
+            parts = {"dead": 1.0}
+        elif reading.instances:
+            slices = slices_of(reading.info.get("name", ""))
+            parts = split_slices(slices, figures, reading.instances, lambda each: ranks.get(each.uuid, []))
+        else:
+            parts = split(figures, ranks.get(reading.uuid, []))
         if parts is None and gpu not in self._seconds:
-            return  # a card that does not tell what it does, as in MIG mode, is in no state
+            return  # a card that does not tell what it does, as an A100 in MIG mode, is in no state
         totals = self._seconds.setdefault(gpu, dict.fromkeys(STATES, 0.0))
         if parts is not None and 0 < seconds < 10 * self.interval + self.deadline:
             for state, part in parts.items():
@@ -244,11 +253,12 @@ class Gpu:
 
 
 def _ranks(node: Node) -> dict[str, list[Rank]]:
-    """Return the ranks that run, by the uuid of the GPU that they are on as far as that was known at the last look."""
+    """Return the ranks that run, by the uuids of the GPU and the MIG instance that they are on, if known last time."""
     devices = Devices(node)
     found: dict[str, list[Rank]] = {}
     for _, rank in node.ranks():
         device = devices.of(rank) if rank.goodbye is None else None
         if device is not None:
-            found.setdefault(devices.board(device), []).append(rank)
+            for uuid in {device.uuid, devices.board(device)}:
+                found.setdefault(uuid, []).append(rank)
     return found

@@ -15,6 +15,10 @@ MIG_ROWS: tuple[Row, ...] = (
         {"": memory_part("total")}, low=1, high=1 << 44,
     ),
     ratio(
+        "mig_engine_active_ratio", "Activity of a MIG instance's compute engine (Hopper+ GPM).",
+        Gpm("NVML_GPM_METRIC_GRAPHICS_UTIL", 100),
+    ),
+    ratio(
         "mig_sm_active_ratio", "SM activity of a MIG instance (Hopper+ GPM).", Gpm("NVML_GPM_METRIC_SM_UTIL", 100)
     ),
     ratio(
