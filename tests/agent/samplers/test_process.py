@@ -115,6 +115,24 @@ def test_limits_hold_along_the_whole_way_of_groups(node: Node, root: Root) -> No
     assert found["rank_pressure_seconds_total", "exp-1", "0", "cpu", "some"] == 3
 
 
+def test_a_rank_that_is_bound_to_some_cpus_has_used_up_what_is_used_of_those(node: Node, root: Root) -> None:
+    """As Slurm and --cpuset-cpus do it: no quota anywhere, and the machine is idle."""
+    stat = "cpu 0 0 0 0\ncpu0 {0} 0 {0} 500 60 0 0 0\ncpu1 {0} 0 {0} 500 60 0 0 0\ncpu2 1 0 1 9 0\ncpu10 1 0 1 9 0\n"
+    root.process(100, cpus="00000003")
+    attach(node, 100)
+    sampler, key = Process(root=str(root)), ("rank_cpu_limit_used_seconds_total", "exp-1", "0")
+    found: list[float | None] = []
+    for ticks, cpus in ((100, "3"), (200, "3"), (200, "6"), (300, "6"), (400, "407")):
+        root.write({"proc/stat": stat.format(ticks)})
+        root.process(100, cpus=cpus)
+        found.append(values(sampler.sample(node)).get(key))
+    assert found == [0, 4, 4, 6, None], "bound to others it goes on, and ends where it is bound no more"
+    root.process(100, cpus="ffffffff,ffffffff,ffffffff")
+    found_now = values(Process(root=str(root)).sample(node))
+    assert found_now["rank_cpus", "exp-1", "0"] == 4, "those that could be plugged in are none"
+    assert key not in found_now
+
+
 def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Root) -> None:
     """Agent and rank share a container: its group is the root of what they see."""
     root.process(100, group="/")

@@ -12,7 +12,7 @@ from rankscope.agent.runs.state import Node
 
 
 class Cores(NamedTuple):
-    """The machine's cores, or those that the rank's control group is limited to."""
+    """The machine's cores, or those that the rank is limited to, by its control group or by what it is bound to."""
 
     number: float | None  # None where it is not sampled
     busy: float  # ratio

@@ -24,7 +24,7 @@ _MACHINE = (
 )
 _GROUP = (
     "the job may use too few of the host's CPU cores",
-    "raise the CPU limit of the container or job, or take fewer loader workers and torch.set_num_threads",
+    "raise the CPU limit of the container or job (Slurm: --cpus-per-task), or take fewer loader workers and torch.set_num_threads",
 )
 
 
@@ -33,8 +33,8 @@ class HostBottleneck:
     """The host holds the GPU up: the CPU cores are busy above `cpu` while the GPU of a training rank is below `gpu`.
 
     Both are means over the last `window` seconds, through all of which the rank made steps: whoever compiles, loads or
-    evaluates may need all cores. They are the machine's, or where the rank's control group is limited to fewer and has
-    used them up, those.
+    evaluates may need all cores. They are the machine's, or where the rank is limited to fewer, by its control group
+    or by what it is bound to, and those are used up, those.
 
     Needs the CPU sampler (`system_cpu_seconds_total`) and the GPU sampler (`gpu_utilization_ratio`).
 

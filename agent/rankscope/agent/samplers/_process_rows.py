@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rankscope.agent.model import Metric
 from rankscope.agent.runs.devices import RANK_INFO, Device
 from rankscope.agent.runs.rank import Rank
-from rankscope.agent.samplers._linux import cgroup, pressure
+from rankscope.agent.samplers._linux import affinity, cgroup, pressure
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.processes import Stat
 from rankscope.agent.samplers._linux.workload import Workload
@@ -29,6 +29,7 @@ class Look:
     device: Device | None
     workload: Workload
     group: str  # its control group
+    confined: affinity.Confined
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,11 +68,14 @@ def _files_limit(look: Look) -> Values:
 def _cpus(look: Look) -> Values:
     """Give the smaller of the affinity mask and the groups' limits."""
     limit = cgroup.cpus(look.files, look.group)
-    allowed: float | None = None
-    for line in look.files.text(f"proc/{look.stat.pid}/status").splitlines():
-        if line.startswith("Cpus_allowed:"):
-            allowed = int(line.split()[1].replace(",", ""), 16).bit_count()
+    allowed = len(affinity.allowed(look.files, look.stat.pid))
     return look.one(min((each for each in (limit, allowed) if each), default=None))
+
+
+def _cpu_limit_used(look: Look) -> Values:
+    """Give the time used under the quota, else that of the CPUs that the rank is bound to (as Slurm binds jobs)."""
+    used = cgroup.cpu_time(look.files, look.group, "usage")
+    return look.one(used if used is not None else look.confined.look(look.files, look.stat.pid))
 
 
 def _memory_limit(look: Look) -> Values:
@@ -141,9 +145,12 @@ ROWS: tuple[Row[Look], ...] = (
     ),
     Row(
         _counter(
-            "rank_cpu_limit_used_seconds_total", "CPU time used under that limit by all in the cgroup.", "s", "cpu.stat"
+            "rank_cpu_limit_used_seconds_total",
+            "CPU time used under that limit by all in the cgroup, or by all on the CPUs that the rank is bound to.",
+            "s",
+            "cpu.stat; /proc/PID/status, /proc/stat",
         ),
-        lambda look: look.one(cgroup.cpu_time(look.files, look.group, "usage")),
+        _cpu_limit_used,
     ),
     Row(
         _gauge(

@@ -14,6 +14,7 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux import cgroup, workload
+from rankscope.agent.samplers._linux.affinity import Confined
 from rankscope.agent.samplers._linux.deaths import Deaths
 from rankscope.agent.samplers._linux.engine import Engine
 from rankscope.agent.samplers._linux.files import Files
@@ -54,6 +55,8 @@ class Process:
     _deaths: Deaths = field(default_factory=Deaths, init=False, repr=False)
     _follower: Follower = field(default_factory=Follower, init=False, repr=False)
     _cpu: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float], init=False, repr=False)
+
+    _confined: dict[int, Confined] = field(default_factory=dict[int, Confined], init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         *metrics(ROWS),
@@ -130,7 +133,8 @@ class Process:
         tree = [stat, *(child for pid in pids if (child := read_stat(files, pid)) is not None)]
         helpers = {child.pid for child in tree[1:] if self._is_helper(files, child)}
         group = cgroup.path_of(files, stat.pid) or "/"
-        return Look(files, rank, stat, tree, helpers, devices.of(rank), own, group)
+        confined = self._confined.setdefault(session, Confined())
+        return Look(files, rank, stat, tree, helpers, devices.of(rank), own, group, confined)
 
     def _is_helper(self, files: Files, stat: Stat) -> bool:
         known = self._helpers.get(stat.pid)
@@ -158,6 +162,7 @@ class Process:
         self._finder.keep(sessions)
         self._workloads = {session: own for session, own in self._workloads.items() if session in sessions}
         self._cpu = {key: total for key, total in self._cpu.items() if key[0] in sessions}
+        self._confined = {session: known for session, known in self._confined.items() if session in sessions}
         self._slow = {session: known for session, known in self._slow.items() if session in sessions}
         self._deaths.keep(sessions)
 
