@@ -24,7 +24,7 @@ _MACHINE = (
 )
 _GROUP = (
     "the job may use too few of the host's CPU cores",
-    "raise the CPU limit of the container or job (Slurm: --cpus-per-task), or take fewer loader workers and torch.set_num_threads",
+    "raise the CPU limit of the container or job (Slurm: --cpus-per-task), or take fewer loader workers and threads",
 )
 
 
