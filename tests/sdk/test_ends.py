@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from rankscope.sdk import _spool
+from rankscope.sdk._reader import survey
 from rankscope.v1 import ingest_pb2
 from tests.waiting import wait_for
 
@@ -79,6 +83,42 @@ def test_sigterm_kills_at_once_and_is_noted(agent: Agent, script: Script, what: 
     bye = goodbye(agent)
     assert (bye.reason, bye.signal) == (ingest_pb2.Goodbye.SIGNAL, signal.SIGTERM)
     assert "most recent call first" in bye.traceback
+
+
+def test_a_sigterm_that_is_ignored_is_no_end(agent: Agent, script: Script) -> None:
+    process = script("""
+        import os, signal
+        from rankscope import sdk
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sdk.init(name="n")
+        os.kill(os.getpid(), signal.SIGTERM)
+        sdk.log(loss=1.0)
+        print(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)
+    """)
+    assert process.communicate(timeout=60)[0] == "True\n"
+    assert agent.only.goodbye is not None
+    assert agent.only.goodbye.reason == agent.only.goodbye.FINISHED
+
+
+def test_where_no_process_may_be_started_the_points_wait_on_disk(agent: Agent, script: Script, spool: Path) -> None:
+    """As in another interpreter of the process, or while the interpreter ends: subprocess raises RuntimeError there."""
+    process = script("""
+        import sys
+        from rankscope import sdk
+
+        def forbid(event, arguments):
+            if event == "subprocess.Popen":
+                raise RuntimeError("no process may be started")
+
+        sys.addaudithook(forbid)
+        sdk.init(name="n")
+        sdk.log(loss=1.0)
+    """)
+    _, errors = process.communicate(timeout=60)
+    assert re.fullmatch(r"no sender could be started .*: points wait in .*\n", errors)
+    (folder,) = _spool.journals(spool)
+    last, said, _ = survey(folder)
+    assert (last, said) == (2, True)
 
 
 def test_sigterm_ends_a_rank_that_hangs_outside_python(agent: Agent, script: Script) -> None:

@@ -42,6 +42,8 @@ class Ends:
         """
         if threading.current_thread() is not threading.main_thread():
             return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            return  # no SIGTERM is how this process ends
         with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
             self._file = (folder / SIGNALLED).open("wb", buffering=0)
             self._before = signal.getsignal(signal.SIGTERM)

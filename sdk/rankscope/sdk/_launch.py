@@ -43,7 +43,7 @@ class Helper:
     """The sender's process, as the rank holds it."""
 
     def __init__(self, folder: Path, agent: str, talks: bool) -> None:
-        """Start it. Raises OSError or ValueError where no process can be started."""
+        """Start it. Raises OSError, ValueError or RuntimeError where no process can be started."""
         if not sys.executable or getattr(sys, "frozen", False):
             raise OSError("there is no Python interpreter to start (sys.executable is none)")
         environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}

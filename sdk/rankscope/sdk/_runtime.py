@@ -25,6 +25,7 @@ from rankscope.sdk._values import clean
 
 FINISH_SECONDS = 1.9  # finish() takes at most 2 s, all told
 MAX_RESTARTS = 10  # of the sender, in a session
+NO_PROCESS = (OSError, ValueError, RuntimeError)  # the last where the interpreter ends, or is not the main one
 OWNER = "RANKSCOPE_OWNER"  # for children: the process whose session is not theirs
 
 
@@ -40,7 +41,7 @@ class Running:
         self._address = ""
 
     def send_to(self, address: str, talks: bool) -> None:
-        """Start the sender. Raises OSError or ValueError where that is not possible."""
+        """Start the sender. Raises one of NO_PROCESS where that is not possible."""
         self._address = address
         self.helper = Helper(self.begun.folder, address, talks)
         self.begun.session.tend = self.tend
@@ -54,7 +55,7 @@ class Running:
         self.helper.forget()
         try:
             self.helper = Helper(self.begun.folder, self._address, False)
-        except (OSError, ValueError):
+        except NO_PROCESS:
             self.helper = None
 
     def hurry(self) -> None:
@@ -122,7 +123,7 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
     talks = identity.rank == 0 and guard.log.level <= logging.INFO
     try:
         found.send_to(str(agent) if agent else default_agent(), talks)
-    except (OSError, ValueError) as error:
+    except NO_PROCESS as error:
         guard.warn("init:sender", f"no sender could be started ({error}): points wait in {begun.folder}")
     os.environ[OWNER] = str(os.getpid())
     running = found
