@@ -52,7 +52,7 @@ class Machine:
         self,
         seconds: int,
         values: Callable[[float], Mapping[Any, float]],
-        steps_per_second: int = 0,
+        steps_per_second: float = 0,
         every: float = 1.0,
         sampler: str = "gpu",
     ) -> Machine:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from rankscope.agent.model import End, Goodbye, Incomplete
+from rankscope.agent.model import Batch, Block, Column, End, Goodbye, Incomplete
 from rankscope.agent.rules.disk_pressure import DiskPressure
 from rankscope.agent.rules.gpu_memory_leak import GpuMemoryLeak
 from rankscope.agent.rules.gpu_memory_pressure import GpuMemoryPressure
@@ -37,6 +40,30 @@ def test_what_the_driver_reserves_is_no_room_for_programs() -> None:
 def test_memory_that_grows_is_told_with_when_it_is_full() -> None:
     (text,) = pressure(Machine().live(320, lambda t: {USED: (40 + t / 10) * GIB, SIZE: 80 * GIB}, steps_per_second=1))
     assert "full in 81 s" in text or "full in 80 s" in text
+
+
+def test_a_rank_that_was_started_again_fills_its_caches_anew() -> None:
+    machine = Machine().live(320, lambda _: {USED: 40 * GIB, SIZE: 80 * GIB}, steps_per_second=1)
+    machine.rank.attach(dataclasses.replace(machine.rank.info, attempt=1, session=2), machine.now)
+
+    def fills(t: float) -> dict[Key, float]:
+        return {USED: (5 + t / 5) * GIB, SIZE: 80 * GIB, HELD: (5 + t / 5) * GIB}
+
+    machine.live(340, fills, steps_per_second=0.1, every=10)
+    assert pressure(machine) == []
+    assert isinstance(GpuMemoryLeak().check(machine.node, machine.run, machine.now), Incomplete)
+
+
+def test_what_the_allocator_never_needed_is_no_use_of_memory() -> None:
+    """Inputs of many shapes fill the card with pieces that torch gives back before it runs out."""
+    machine = Machine().live(30, lambda _: {USED: 79 * GIB, SIZE: 80 * GIB}, steps_per_second=1)
+    for reserved, expected in ((78.0, 0), (60.0, 1)):
+        columns = (Column("memory/reserved_bytes"), Column("memory/peak_bytes"))
+        figures = np.array([[reserved * GIB, 60.0 * GIB]])
+        machine.rank.apply(
+            Batch(0, 0, (Block(columns, np.array([99]), np.array([machine.now]), figures),)), machine.now
+        )
+        assert len(pressure(machine)) == expected
 
 
 def test_a_cache_that_filled_and_stopped_does_not_fill_the_card() -> None:

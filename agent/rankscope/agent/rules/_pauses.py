@@ -1,4 +1,4 @@
-"""When a rank made no steps for long: an evaluation, a checkpoint, a compilation, announced or not."""
+"""When a rank made no steps for long (an evaluation, a checkpoint, a compilation), and how many since it began."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def outside(time: FloatArray, of: list[tuple[float, float]]) -> NDArray[np.bool_
     for begin, end in of:
         free &= (time <= begin) | (time > end + 1.0)
     return free
+
+
+def steps_of_attempt(rank: Rank) -> int:
+    """Return how many steps a rank made since it was started last: memory and caches began anew with it."""
+    if not rank.restarts:
+        return rank.steps
+    times, steps = rank.step_seconds.time, rank.step_seconds.step
+    first = int(np.searchsorted(times, rank.restarts[-1][2]))
+    return int(steps[-1] - steps[first]) + 1 if first < len(steps) else 0

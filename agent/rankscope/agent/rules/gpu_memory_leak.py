@@ -9,6 +9,7 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, FloatArray, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
+from rankscope.agent.rules._pauses import steps_of_attempt
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Device, Devices
 from rankscope.agent.runs.rank import Rank
@@ -22,8 +23,8 @@ FRESH = 30.0  # seconds
 class GpuMemoryLeak:
     """What a rank holds on its GPU grew through the whole `window`, by `grown` bytes and by `share` of itself at least.
 
-    The first `warmup` steps do not count, nor does memory that falls back by more than `pullback` in between: a cache
-    that fills, or an evaluation that needs more for a while, is no leak.
+    The first `warmup` steps since the rank was started do not count, nor does memory that falls back by more than
+    `pullback` in between: a cache that fills, or an evaluation that needs more for a while, is no leak.
 
     Needs `gpu_process_memory_bytes`, or `gpu_memory_used_bytes` where the driver does not tell processes apart.
 
@@ -52,7 +53,7 @@ class GpuMemoryLeak:
             held = _held(node, rank, device, now) if device is not None else None
             if device is None or held is None:
                 return Incomplete("what this rank holds on its GPU is not known")
-            if rank.steps < self.steps:
+            if steps_of_attempt(rank) < self.steps:
                 return Incomplete(f"the run made fewer than {self.steps} steps")
             since = max(now - self.window, _time_of_step(rank, self.warmup))
             recent = held.time >= since
@@ -113,9 +114,10 @@ def _held(node: Node, rank: Rank, device: Device, now: float) -> Series | None:
 
 
 def _time_of_step(rank: Rank, steps: int) -> float:
-    """Return when the rank had made so many steps, the oldest time that is known where that is longer ago."""
-    times = rank.step_seconds.time
+    """Return when the rank had made so many steps since its start, or the oldest time that is known."""
+    times, numbers = rank.step_seconds.time, rank.step_seconds.step
     if not len(times):
         return float("inf")
-    forgotten = rank.steps - len(times)
-    return float(times[min(max(0, steps - forgotten), len(times) - 1)])
+    first = int(np.searchsorted(times, rank.restarts[-1][2])) if rank.restarts else 0
+    begin = int(numbers[-1]) - steps_of_attempt(rank)
+    return float(times[min(first + int(np.searchsorted(numbers[first:], begin + steps)), len(times) - 1)])

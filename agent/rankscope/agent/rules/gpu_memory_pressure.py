@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import Filling, filling, gigabytes, minutes
+from rankscope.agent.rules._pauses import steps_of_attempt
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Device, Devices
 from rankscope.agent.runs.rank import Rank
@@ -23,7 +25,9 @@ class GpuMemoryPressure:
     """The memory of a rank's GPU is full to `threshold`, or at its present growth will be within `horizon`.
 
     The forecast looks at the last `window` seconds, and needs a rank that made `warmup` steps: allocators fill their
-    caches in the first ones. It is told only where memory grew through the whole window.
+    caches in the first ones since it was started. It is told only where memory grew through the whole window. What the
+    allocator keeps and never needed at one time is no use of memory, where the rank tells (`watch()`): torch gives it
+    back before it runs out.
 
     Needs `gpu_memory_used_bytes` and `gpu_memory_size_bytes`, or the same of a MIG instance.
 
@@ -58,16 +62,17 @@ class GpuMemoryPressure:
     def _judge(
         self, node: Node, rank: Rank, device: Device, used: Series, size: float, now: float
     ) -> tuple[Finding, ...]:
-        share = used.last / size
+        spare = _spare(rank)
+        share = (used.last - spare) / size
         growth: Filling | None = None
         start = int(np.searchsorted(used.time, now - self.window))
-        if rank.steps >= self.warmup and used.time[0] <= now - 0.9 * self.window:
-            growth = filling(used.time[start:], used.value[start:], size)
+        if steps_of_attempt(rank) >= self.warmup and used.time[0] <= now - 0.9 * self.window:
+            growth = filling(used.time[start:], used.value[start:], size + spare)
         soon = growth is not None and growth.seconds <= self.horizon and growth.rate * self.window >= 0.01 * size
         if share < self.threshold and not soon:
             return ()
         which = f"GPU {device.gpu or device.uuid} of rank {rank.info.key.rank}"
-        level = f"{share:.0%} of its memory is used, {gigabytes(size - used.last)} are left"
+        level = f"{share:.0%} of its memory is used, {gigabytes(size + spare - used.last)} are left"
         if soon and growth is not None:
             level += f"; at {gigabytes(60 * growth.rate)}/min it is full in {minutes(growth.seconds)}"
         return (
@@ -81,6 +86,15 @@ class GpuMemoryPressure:
                 causes=tuple(_causes(node, rank, device, soon)),
             ),
         )
+
+
+def _spare(rank: Rank) -> float:
+    """Return the bytes that the rank's allocator keeps beyond the most it ever needed, 0 where it does not tell."""
+    reserved, peak = rank.series.get("memory/reserved_bytes"), rank.role("gpu_memory_peak")
+    if reserved is None or peak is None or not len(reserved) or not len(peak):
+        return 0.0
+    spare = reserved.last - peak.last
+    return spare if spare > 0 and math.isfinite(spare) else 0.0
 
 
 def _memory(node: Node, device: Device, now: float) -> tuple[Series, float] | None:
@@ -104,5 +118,6 @@ def _causes(node: Node, rank: Rank, device: Device, grows: bool) -> list[Cause]:
         fix = "look for tensors that are kept from step to step: losses summed without .item(), growing lists, hooks"
         found.append(Cause("the program keeps what it no longer needs", "memory grew through the whole window", fix))
     fix = "a smaller batch with gradient accumulation, activation checkpointing, or sharded optimizer state"
-    found.append(Cause("model, batch and activations are near what the card holds", "memory is steadily full", fix))
+    evidence = "memory is steadily full, which is no sign where a framework takes the card at its start (JAX)"
+    found.append(Cause("model, batch and activations are near what the card holds", evidence, fix))
     return found
