@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -179,6 +181,26 @@ class TestStraggler:
             for rank, data in enumerate(0.1 * np.exp(0.5 * rng.standard_normal(8))):
                 rows.append((rank, step, START + step, {"data_s": float(data), "forward_s": 0.05}, False))
         assert not told(Straggler(), rows)
+
+    def test_what_costs_a_small_part_of_the_step_is_silent(self) -> None:
+        """Twice as long for 2 ms of a step of 50 ms: nobody gains from mending that."""
+        rows: list[Row] = []
+        for step in range(100):
+            for rank, forward in enumerate((0.002, 0.004)):
+                metrics = {"forward_s": forward, "step_s": 0.05}
+                rows.append((rank, step, START + 0.05 * step, metrics, False))
+        assert not told(Straggler(), rows)
+
+    def test_the_times_are_those_of_the_seconds_that_it_tells(self) -> None:
+        rng = np.random.default_rng(4)
+        rows: list[Row] = []
+        for step in range(100):
+            for rank, forward in enumerate((0.02, 0.1)):
+                seconds = forward * float(np.exp(0.7 * rng.standard_normal()))
+                rows.append((rank, step, START + 0.2 * step, {"forward_s": seconds, "step_s": 0.2}, False))
+        (found,) = told(Straggler(), rows)
+        times, slow, fast = (float(n) for n in re.findall(r"[\d.]*\d", found.summary.partition("takes")[2]))
+        assert times == pytest.approx(slow / fast, abs=0.06)
 
     def test_one_rank_alone_is_incomplete(self) -> None:
         assert fired_by(Straggler(), rows_of({"forward_s": [1.0] * 50})).lacking == {

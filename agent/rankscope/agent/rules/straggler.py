@@ -13,11 +13,12 @@ from rankscope.agent.model import Cause, Finding, Incomplete, Severity, Span, Ve
 from rankscope.agent.rules._causes import slow
 from rankscope.agent.rules._causes.around import Around, figure
 from rankscope.agent.rules._episodes import Episodes
-from rankscope.agent.rules._phases import phase
+from rankscope.agent.rules._phases import phase, step_seconds
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
+WORTH = 0.05  # of the step: a rank that costs less is no straggler, however the parts that it does alone compare
 LONGER = 4  # so many times as many steps tell whether a rank is slow now and then
 
 Table = npt.NDArray[np.float64]
@@ -32,7 +33,8 @@ class Straggler:
     data and forward. A rank straggles when in the median of the last `steps` steps it takes `ratio` times the median of
     the others; or when it is `burst` times as slow in the share `often` of four times as many steps, and no other rank
     in more than a third of that. What it waits longer for its data than the others counts in full, even where they take
-    as much longer for forward: if the model has buffers, DDP lets them wait there for rank 0.
+    as much longer for forward: if the model has buffers, DDP lets them wait there for rank 0. Less than a twentieth of
+    the whole step is nobody's trouble.
 
     Needs `rank_step_seconds`, or the phases `data` and `forward`, of at least 3 ranks (of 2, the slower one cannot be
     told from a faster other, so `ratio` counts twice). Where ranks wait for each other inside of forward for anything
@@ -107,7 +109,9 @@ class _Steps:
                 self._judge(rule, step, node, run, now)
 
     def _judge(self, rule: Straggler, step: int, node: Node, run: Run, now: float) -> None:
-        own, data = np.array(self.rows).transpose(2, 0, 1)
+        both: Table = np.array(self.rows)
+        own: Table = both[:, :, 0]
+        data: Table = both[:, :, 1]
         columns = own.shape[1]
         ratio = rule.ratio if columns > 2 else 1 + 2 * (rule.ratio - 1)
         others = _typical(own)
@@ -124,6 +128,10 @@ class _Steps:
             and np.quantile(recent[:, worst], 0.25) > 1 + (ratio - 1) / 2  # steps of very uneven length prove little
         )
         often = columns > 2 and bursts[worst] > rule.often and rest < bursts[worst] / 3
+        if slow_now or often:
+            lost, least = (alone - others)[:, worst], WORTH * _step(run.ranks[self.ranks[worst]])
+            slow_now = slow_now and bool(np.median(lost[-rule.steps :]) >= least)
+            often = often and bool(lost.mean() >= least)
         for place, number in enumerate(self.ranks):
             episodes = self.episodes.setdefault(number, Episodes())
             if place == worst and (slow_now or often):
@@ -133,11 +141,12 @@ class _Steps:
                     )
                     hidden = alone[telling, place].sum() > 1.05 * own[telling, place].sum()
                     part = data[telling] if hidden else own[telling]
-                    seconds = f"{_shown(part[:, place])} s against {_shown(_typical(part))} s"
+                    took, usual = float(np.median(part[:, place])), float(np.median(_typical(part)))
+                    seconds = f"{figure(took)} s against {figure(usual)} s"
                     if hidden:
                         how = f"waits for its data longer than the others, who then wait for it in forward: {seconds}"
                     elif slow_now:
-                        how = f"takes {medians[place]:.1f} times as long as the others: {seconds}"
+                        how = f"takes {took / max(usual, 1e-9):.1f} times as long as the others: {seconds}"
                     else:
                         how = f"takes much longer in {bursts[place]:.0%} of the steps: {seconds} there"
                     evidence = f"rank {number} takes {seconds} in the median of {len(part)} steps"
@@ -156,8 +165,11 @@ def _typical(seconds: Table) -> Table:
     return np.median(seconds, axis=1, keepdims=True) if seconds.shape[1] > 2 else seconds.min(axis=1, keepdims=True)
 
 
-def _shown(seconds: Table) -> str:
-    return figure(float(np.median(seconds)))
+def _step(rank: Rank) -> float:
+    """Return the seconds of a whole step in the median of the newest; 0 where they are not known."""
+    seconds = step_seconds(rank).value[-50:]
+    seconds = seconds[np.isfinite(seconds)]
+    return float(np.median(seconds)) if len(seconds) else 0.0
 
 
 def _by_step(parts: tuple[Series, ...], after: int) -> dict[int, tuple[float, float]]:
