@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -14,6 +15,7 @@ from rankscope.agent.rules._fold import Fold, Place
 from rankscope.agent.rules._phases import phase, step_seconds
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._spread import Spread
+from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
@@ -22,8 +24,8 @@ from rankscope.agent.runs.state import Node, Run
 class DataLoaderBottleneck:
     """Waiting for data takes more than the share `threshold` of the steps, in the median of the last `steps` steps.
 
-    Medians, so that a pause at the end of an epoch is none. Whether the GPU is idle meanwhile is LowGpuUtilization's
-    question; here it is the step that waits.
+    Medians, so that a pause at the end of an epoch is none. A rank whose GPU was busy for `busy` of the last minute
+    waits for the GPU and not for data: whoever copies a batch to the GPU from ordinary memory waits for all before it.
 
     Needs `data_seconds` (the phase `data`: `batches()` measures it, or the run logs it) and the seconds of the steps.
 
@@ -37,6 +39,7 @@ class DataLoaderBottleneck:
     for_: Span = field(default_factory=Span)
     threshold: float = 0.4  # of the step
     steps: int = 50
+    busy: float = 0.9  # of the time
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         assert run is not None
@@ -89,13 +92,23 @@ class _Waits(Fold[DataLoaderBottleneck]):
         if self.episodes.current is not None:
             if share < 0.8 * rule.threshold:
                 self.episodes.end(place.now)
-        elif share > rule.threshold:
+        elif share > rule.threshold and not _gpu_busy(place) >= rule.busy:
             here = place.around(step, time)
             summary = (
                 f"waiting for data takes {share:.0%} of a step in the median of {len(self.shares)} steps "
                 f"({figure(value)} of {figure(whole)} s at step {step})"
             )
             self.episodes.begin(place.finding(summary, step, time, share, (slow.data_loading(here), slow.host(here))))
+
+
+def _gpu_busy(place: Place) -> float:
+    """Return for which share of the last minute the rank's GPU was busy, NaN where it is not known."""
+    device = Devices(place.node).of(place.rank)
+    series = place.node.window("gpu_utilization_ratio", *device) if device is not None else None
+    if series is None:
+        return math.nan
+    recent = series.value[series.time >= place.now - 60.0]
+    return float(np.mean(recent)) if len(recent) >= 5 else math.nan
 
 
 def _seconds_at(rank: Rank, step: int) -> float | None:
