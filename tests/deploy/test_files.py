@@ -151,6 +151,12 @@ def test_the_unit_is_clean(require: Callable[..., str], tmp_path: Path) -> None:
     assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
 
 
+def test_the_folder_that_containers_mount_outlives_a_restart_of_the_agent() -> None:
+    """Whoever mounts a folder holds it, not its name: one that systemd makes anew is another one."""
+    lines = (DEPLOY / "systemd" / "rankscope.service").read_text().splitlines()
+    assert {"RuntimeDirectory=rankscope", "RuntimeDirectoryPreserve=yes"} <= set(lines)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(require: Callable[..., str], script: Path) -> None:
     checked = run(require("shellcheck"), script)
