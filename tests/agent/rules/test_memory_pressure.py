@@ -243,6 +243,15 @@ def test_a_rank_at_its_own_limit_and_a_full_shm() -> None:
     assert [(f.labels["memory"], f.rank) for f in found] == [("limit", 3), ("shm", None)]
 
 
+def test_the_small_shm_of_a_container_is_its_ranks() -> None:
+    values = {LEFT: 40.0 * GIB, TOTAL: 100.0 * GIB, ("system_shm_used_bytes",): 1.0, ("system_shm_size_bytes",): 9e9}
+    own = {("rank_shm_used_bytes", "exp-1", "3"): 62.0 * 2**20, ("rank_shm_size_bytes", "exp-1", "3"): 64.0 * 2**20}
+    machine = Machine().live(20, lambda _: {**values, **own}, sampler="memory")
+    (finding,) = findings(HostMemoryPressure().check(machine.node, None, machine.now))
+    assert finding.rank == 3
+    assert finding.summary == "/dev/shm of rank 3 of exp-1: 97% of 64 MiB are used"
+
+
 AVAIL: Key = ("system_filesystem_avail_bytes", "/data")
 SPACE: Key = ("system_filesystem_size_bytes", "/data")
 

@@ -133,6 +133,24 @@ def test_a_rank_that_is_bound_to_some_cpus_has_used_up_what_is_used_of_those(nod
     assert key not in found_now
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount of one's own needs root")
+def test_a_rank_with_a_small_shm_of_its_own_shows_it(node: Node) -> None:
+    """As in a container: 64 MiB unless somebody asked for more."""
+    script = "mount -t tmpfs -o size=1m none /dev/shm && head -c 900k /dev/zero > /dev/shm/batch && echo full && cat"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"full\n":
+            pytest.skip("no mount of one's own can be made here")
+        attach(node, process.pid)
+        attach(node, os.getpid(), rank=1)
+        found = values(Process().sample(node))
+        process.communicate()
+    assert found["rank_shm_size_bytes", "exp-1", "0"] == 1 << 20
+    assert found["rank_shm_used_bytes", "exp-1", "0"] == 900 << 10
+    assert ("rank_shm_size_bytes", "exp-1", "1") not in found, "it is the node's, and known as that"
+
+
 def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Root) -> None:
     """Agent and rank share a container: its group is the root of what they see."""
     root.process(100, group="/")

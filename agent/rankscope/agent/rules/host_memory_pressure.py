@@ -23,7 +23,7 @@ class HostMemoryPressure:
 
     Fires when less than `available` of the memory is left, when at its present use there will be none within `horizon`,
     when all tasks waited for memory for `stalled` of the last minute, when a rank's cgroup is at `limit` of its own
-    limit, or when /dev/shm, over which DataLoader workers hand their batches, is full to `shm`.
+    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`.
 
     Needs `system_memory_available_bytes`.
 
@@ -94,23 +94,28 @@ class HostMemoryPressure:
             )
 
     def _shm(self, node: Node, now: float) -> Iterator[Finding]:
-        used, size = _fresh(node, now, "system_shm_used_bytes"), _fresh(node, now, "system_shm_size_bytes")
-        if used is None or size is None or not size.last or used.last < self.shm * size.last:
-            return
-        share = used.last / size.last
-        yield Finding(
-            f"/dev/shm: {share:.0%} of {gigabytes(size.last)} are used",
-            time=now,
-            value=share,
-            causes=(
-                Cause(
-                    "DataLoader workers hand their batches over /dev/shm and die of SIGBUS when it is full",
-                    f"{gigabytes(size.last - used.last)} are left",
-                    "run the container with --shm-size or --ipc=host; remove what dead processes left in /dev/shm",
-                ),
-            ),
-            labels={"memory": "shm"},
-        )
+        """Judge the node's own, and those of containers, which are as small as 64 MiB."""
+        for kind in ("system", "rank"):
+            for labels, used in node.windows(f"{kind}_shm_used_bytes"):
+                size = _fresh(node, now, f"{kind}_shm_size_bytes", *labels)
+                if size is None or not size.last or not len(used) or used.last < self.shm * size.last:
+                    continue
+                share = used.last / size.last
+                whose = f" of rank {labels[1]} of {labels[0]}" if labels else ""
+                yield Finding(
+                    f"/dev/shm{whose}: {share:.0%} of {gigabytes(size.last)} are used",
+                    time=now,
+                    value=share,
+                    causes=(
+                        Cause(
+                            "DataLoader workers hand their batches over /dev/shm and die of SIGBUS when it is full",
+                            f"{gigabytes(size.last - used.last)} are left",
+                            "run the container with --shm-size or --ipc=host; remove what dead processes left there",
+                        ),
+                    ),
+                    labels={"memory": "shm"},
+                    rank=int(labels[1]) if labels and labels[1].isdigit() else None,
+                )
 
 
 def _fresh(node: Node, now: float, metric: str, *labels: str) -> Series | None:

@@ -88,6 +88,22 @@ def _memory_limit_used(look: Look) -> Values:
     return look.one(memory.used if memory else None)
 
 
+def _shm(look: Look) -> os.statvfs_result | None:
+    """Return the space of the /dev/shm that the rank sees, None where it is the agent's own."""
+    path = f"proc/{look.stat.pid}/root/dev/shm"
+    return look.files.space(path) if look.files.device(path) != look.files.device("dev/shm") else None
+
+
+def _shm_used(look: Look) -> Values:
+    space = _shm(look)
+    return look.one((space.f_blocks - space.f_bfree) * space.f_frsize if space is not None else None)
+
+
+def _shm_size(look: Look) -> Values:
+    space = _shm(look)
+    return look.one(space.f_blocks * space.f_frsize if space is not None else None)
+
+
 def _pressure(look: Look) -> Labelled:
     for resource in ("cpu", "memory", "io"):
         for kind, seconds in pressure.stalls(cgroup.pressure_text(look.files, look.group, resource)):
@@ -160,6 +176,19 @@ ROWS: tuple[Row[Look], ...] = (
             "memory.current, memory.stat",
         ),
         _memory_limit_used,
+    ),
+    Row(
+        _gauge(
+            "rank_shm_used_bytes",
+            "/dev/shm of the rank's container in use, where it is another than the node's.",
+            "bytes",
+            "statvfs /proc/PID/root/dev/shm",
+        ),
+        _shm_used,
+    ),
+    Row(
+        _gauge("rank_shm_size_bytes", "Size of that /dev/shm.", "bytes", "statvfs /proc/PID/root/dev/shm"),
+        _shm_size,
     ),
     Row(
         Metric(

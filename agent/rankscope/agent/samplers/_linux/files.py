@@ -62,6 +62,10 @@ class Files:
     def is_folder(self, relative: str) -> bool:
         return os.path.isdir(self.path(relative))
 
+    def device(self, relative: str) -> int:
+        """Return the number of the file system that holds a path."""
+        return os.stat(self.path(relative)).st_dev
+
     def link(self, relative: str) -> str:
         return os.readlink(self.path(relative))
 
