@@ -70,6 +70,13 @@ class TestLossPlateau:
             assert cause in causes(found)
             assert other not in causes(found)
 
+    def test_a_schedule_that_ended_is_the_reason_not_that_all_is_learned(self) -> None:
+        rates = np.where(np.arange(1000) < 200, 3e-3, 0.0)
+        loss = np.concatenate([np.linspace(5, 2.5, 200), 2.5 + 0.05 * np.random.default_rng(2).standard_normal(800)])
+        found = check_rule(LossPlateau, rows_of({"loss": loss, "lr": rates}))[0]
+        assert causes(found)[0] == "the learning rate is 0"
+        assert "this model has learned what it can from this data" not in causes(found)
+
     def test_frozen_parameters_come_first(self) -> None:
         metrics = {"loss": flat(800), "unchanged_frac": np.ones(800), "update_ratio": np.zeros(800)}
         found = check_rule(LossPlateau, rows_of(metrics), {"lora_r": 16})[0]

@@ -11,14 +11,15 @@ from rankscope.agent.rules._causes.around import Around, figure
 
 def causes(here: Around, never: bool) -> tuple[Cause | None, ...]:
     """Return why a loss stands still, most likely first; `never`: it has not moved since the start."""
+    ended = here.recent("lr") == 0
     return (
         frozen(here),
         dead(here),
         vanishing(here),
-        learning_rate.too_small(here) if never or here.usual("update_ratio") is not None else None,
+        learning_rate.too_small(here) if never or ended or here.usual("update_ratio") is not None else None,
         oscillating(here),
         broken_data(here) if never else None,
-        floor(here) if not never else None,
+        floor(here) if not (never or ended) else None,
     )
 
 
