@@ -22,9 +22,9 @@ from tests.nvml import build
 Make = Callable[..., Gpu]
 
 
-def rank(**phases: float) -> Rank:
+def rank(*, world_size: int = 2, **phases: float) -> Rank:
     """A rank whose steps of 1 s spend these parts of it in phases."""
-    made = Node("n").attach(RankInfo(RankKey("p", "r", 0), 1, "id"), 0.0)
+    made = Node("n").attach(RankInfo(RankKey("p", "r", 0), 1, "id", world_size=world_size), 0.0)
     columns = tuple(Column(name, "phase") for name in phases)
     step = np.arange(20)
     value = np.tile(np.array(list(phases.values())), (20, 1)).reshape(20, len(phases))
@@ -56,6 +56,13 @@ def test_nobodys_gpu_is_idle() -> None:
 def test_a_gpu_that_spins_in_a_collective_looks_busy_and_draws_little() -> None:
     assert parts(Figures(1.0, 0.14), rank(forward=1.0)) == {"communicating": 1.0}
     assert parts(Figures(1.0, 0.6), rank(forward=1.0)) == {"working": 1.0}
+
+
+def test_who_is_alone_waits_for_nobody() -> None:
+    """Small kernels keep a large card at 100 % and draw little."""
+    assert parts(Figures(1.0, 0.2), rank(forward=1.0, world_size=1)) == {"working": 1.0}
+    alone, together = rank(forward=1.0, world_size=1), rank(forward=1.0)
+    assert parts(Figures(1.0, 0.2), alone, together) == {"communicating": 1.0}
 
 
 def test_profiling_figures_tell_spinning_better_than_power() -> None:

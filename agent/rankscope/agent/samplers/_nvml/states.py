@@ -68,7 +68,7 @@ def split(figures: Figures, ranks: Sequence[Rank]) -> dict[State, float] | None:
     """Return which part of the last moment was what; the parts sum to 1. None where the card does not tell.
 
     The time with a kernel on the GPU is one of working, communicating or throttled; the rest is starved as far as its
-    ranks wait for data, else idle.
+    ranks wait for data, else idle. A rank that is alone in its run waits for no other: small kernels draw little, too.
     """
     if figures.utilization is None:
         return None
@@ -78,7 +78,7 @@ def split(figures: Figures, ranks: Sequence[Rank]) -> dict[State, float] | None:
     parts: dict[State, float] = {"starved": starved, "idle": 1 - busy - starved}
     if figures.slowed:
         parts["throttled"] = busy
-    elif figures.spinning:
+    elif figures.spinning and (not ranks or any(rank.info.world_size > 1 for rank in ranks)):
         parts["communicating"] = busy
     else:
         talking = min(busy, max((phase_share(rank, "comm") for rank in ranks), default=0.0))
