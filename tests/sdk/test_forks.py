@@ -108,6 +108,20 @@ sdk.finish()
     assert agent.only.scalar("child") == []
 
 
+def test_a_session_that_ends_while_another_thread_forks_leaves_no_signal_blocked(agent: Agent, script: Script) -> None:
+    process = script("""
+        import os, signal
+        from rankscope import sdk
+        os.register_at_fork(before=sdk.finish)  # hooks run last to first: this one when the session's has run
+        sdk.init(name="n")
+        if pid := os.fork():
+            os.waitpid(pid, 0)
+        print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)
+        os._exit(0)
+    """)
+    assert process.communicate(timeout=60)[0].split() == ["set()", "set()"]
+
+
 def test_a_forked_child_that_ends_does_not_end_the_run(agent: Agent, script: Script) -> None:
     code = """
 if os.fork() == 0:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -206,30 +207,29 @@ def _at_exit() -> None:
         guard.failed("finish")
 
 
-_mask: set[int | signal.Signals] = set()
+_masks: dict[int, set[int | signal.Signals]] = {}  # of each thread that forks, while it does
 
 
 def _before_fork() -> None:
     """Hold SIGTERM back: a worker that is ended in its first moment must not look like the rank's end."""
-    global _mask
     if running is not None:
-        _mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)))
+        _masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)))
 
 
 def _after_fork() -> None:
-    if running is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, _mask)
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:  # the session may have ended meanwhile
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _forked() -> None:
     """The child of a fork has no session, and nothing of the parent's in its hands."""
     global running, _child
     inherited, running, state.current = running, None, None
-    if inherited is None:
-        return
-    _child = True
-    try:
-        inherited.abandon()
-    except Exception:  # noqa: BLE001 (this is the SDK's guard)
-        guard.failures["fork"] += 1
-    signal.pthread_sigmask(signal.SIG_SETMASK, _mask)
+    if inherited is not None:
+        _child = True
+        try:
+            inherited.abandon()
+        except Exception:  # noqa: BLE001 (this is the SDK's guard)
+            guard.failures["fork"] += 1
+    _after_fork()
