@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import signal
 import threading
 import time
+import weakref
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,19 @@ def test_batches_times_the_wait_and_keeps_length_and_items() -> None:
             sdk.log(item=item)
     assert [value for _, value in sent.scalar("item")] == [0.0, 1.0, 2.0]
     assert all(point.value >= 0.003 for point in sent.phases["data"][:3])
+
+
+def test_batches_holds_no_batch_and_hides_nothing_of_the_loader() -> None:
+    loader = torch.utils.data.DataLoader(torch.arange(4.0), batch_size=2)
+    with capture():
+        batches: Any = sdk.batches(loader)
+        assert batches.dataset is loader.dataset
+        for batch in batches:
+            held = weakref.ref(batch)
+            del batch
+            assert held() is None
+        assert not hasattr(batches, "nothing_of_the_kind")
+        assert len(copy.copy(batches)) == 2
 
 
 def test_an_error_of_the_loader_is_the_users() -> None:

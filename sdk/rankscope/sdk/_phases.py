@@ -100,23 +100,37 @@ class NoPhase:
 
 
 class Batches(Generic[T]):
-    """Iterates over something and times the wait for each item as a phase; has a length where that has one."""
+    """Iterates over something and times the wait for each item as a phase; else it is as that is."""
 
     def __init__(self, iterable: Iterable[T], phase: Phase) -> None:
         self._iterable = iterable
         self._phase = phase
 
     def __iter__(self) -> Iterator[T]:
-        phase = self._phase
-        with phase:
-            iterator = iter(self._iterable)
-        while True:
-            with phase:
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
+        with self._phase:
+            return _Waits(iter(self._iterable), self._phase)
 
     def __len__(self) -> int:
         return len(self._iterable)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("_iterable", "_phase"):  # not yet set, as in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._iterable, name)  # a loader's dataset, sampler, …
+
+
+class _Waits(Generic[T]):
+    """Hands items on and holds none: memory that the training lets go of is free."""
+
+    __slots__ = ("_iterator", "_phase")
+
+    def __init__(self, iterator: Iterator[T], phase: Phase) -> None:
+        self._iterator = iterator
+        self._phase = phase
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._phase:
+            return next(self._iterator)
