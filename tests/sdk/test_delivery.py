@@ -277,6 +277,24 @@ def test_whoever_delivers_for_the_dead_never_keeps_the_sender_of_a_living_rank_f
     os.close(lock)
 
 
+def test_a_journal_that_goes_away_during_the_look_for_others_hides_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / _spool.HELLO).write_text("{}")
+    exists = os.path.exists
+
+    def delivered(path: str) -> bool:  # by someone else, right after this look at it
+        found = exists(path)
+        if path == str(tmp_path / "b" / _spool.HELLO):
+            shutil.rmtree(tmp_path / "b")
+        return found
+
+    monkeypatch.setattr(os.path, "exists", delivered)
+    assert {path.name for path in _spool.journals(tmp_path)} == {"a", "c"}
+
+
 def test_what_is_left_of_a_journal_whose_removal_was_cut_short_goes_away(tmp_path: Path) -> None:
     old, fresh, journal, foreign = (tmp_path / name for name in ("a" * 16, "b" * 16, "c" * 16, "of-the-user"))
     for folder in (old, fresh, journal, foreign):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -89,11 +90,13 @@ def lock(path: Path, wait: bool = False) -> int | None:
 
 def journals(spool: Path) -> Iterator[Path]:
     """Yield the folders of sessions in a spool, oldest first."""
+    found: list[tuple[float, str]] = []
     try:
         with os.scandir(spool) as entries:
-            found = [
-                (entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in entries if _is_journal(entry)
-            ]
+            for entry in entries:
+                with contextlib.suppress(OSError):  # delivered and removed meanwhile
+                    if _is_journal(entry):
+                        found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
     except OSError:
         return
     for _, path in sorted(found):
