@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
+from rankscope.agent import telemetry
+from rankscope.agent.exporters import prometheus
 from rankscope.agent.model import Histogram, Metric, RankInfo, RankKey, Sample
 from rankscope.agent.runs.clock import Clock, Reading
 from rankscope.agent.runs.state import Node
@@ -27,8 +31,16 @@ def test_reasons_are_there_before_anything_is_dropped() -> None:
     """A counter that is born with a value shows no increase."""
     telemetry = Telemetry()
     assert set(read(telemetry, "agent_dropped_total").values()) == {0}
-    telemetry.dropped("queue_full", 5)
-    assert read(telemetry, "agent_dropped_total")[("queue_full",)] == 5
+    telemetry.dropped("record_error", 5)
+    assert read(telemetry, "agent_dropped_total")[("record_error",)] == 5
+
+
+def test_every_reason_that_the_agent_counts_is_among_them() -> None:
+    """As the sources say it: `refuse("gap", …)`, `dropped("gap", …)`, `refused["gap"]`, and the page's own."""
+    agent = Path(telemetry.__file__).parent
+    sources = "".join(path.read_text() for path in agent.rglob("*.py"))
+    counted = set(re.findall(r"""(?:\brefuse\(|\.dropped\(|refused\[)["'](\w+)["']""", sources))
+    assert counted | set(prometheus.REASONS) == set(telemetry.REASONS)
 
 
 def test_a_sampler_that_fails_is_down_and_its_last_success_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from rankscope.agent import telemetry
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [
@@ -59,6 +62,11 @@ def test_a_rule_says_what_is_wrong_and_where_to_read_on(name: str) -> None:
 def test_the_runbook_knows_every_rule() -> None:
     text = (FOLDER / "runbook.md").read_text()
     assert {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")} == set(ALERTS)
+
+
+def test_the_runbook_explains_every_reason_for_which_an_agent_drops_something() -> None:
+    section = (FOLDER / "runbook.md").read_text().split("## RankscopeAgentDrops")[1].split("##")[0]
+    assert set(telemetry.REASONS) == set(re.findall(r"`(\w+)`", section))
 
 
 def test_recording_rules_are_named_level_metric_operation() -> None:

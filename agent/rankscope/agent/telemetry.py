@@ -74,7 +74,16 @@ METRICS = (
 )
 
 # Exported as 0 from the start: a counter that is born with a value shows no increase.
-REASONS = ("bad_payload", "queue_full", "series_limit", "series_budget", "duplicate_series", "bad_sample")
+REASONS = (
+    "bad_payload",  # a rank's message that no correct SDK sends
+    "gap",  # records that its rank skipped
+    "record_error",  # a record that cannot be written as it is
+    "series_limit",
+    "series_budget",
+    "duplicate_series",
+    "bad_sample",
+    "user_alert_limit",
+)
 
 
 def agent_version() -> str:

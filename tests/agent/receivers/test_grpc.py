@@ -160,7 +160,7 @@ def stream(channel: grpc.aio.Channel) -> Call:
 
 
 async def test_what_no_correct_sdk_sends_is_refused_with_a_clear_error(start: Start, tmp_path: Path) -> None:
-    await start(Grpc(listen=f"unix://{tmp_path}/a.sock"))
+    node = await start(Grpc(listen=f"unix://{tmp_path}/a.sock"))
     media = ingest_pb2.Event(media=ingest_pb2.Media(kind="table", metadata_json="[" * 60_000, last=True))
     odd = ingest_pb2.Batch(first_sequence=1, records=1, events=[media])
     deep = '{"a":' * 500 + "1" + "}" * 500
@@ -176,6 +176,7 @@ async def test_what_no_correct_sdk_sends_is_refused_with_a_clear_error(start: St
                 async for _ in call:
                     pass
             assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert only_rank(node).refused == {"bad_payload": 1}, "of a rank that had said who it is"
 
 
 async def test_a_stream_that_is_broken_off_leaves_no_task_behind(start: Start, tmp_path: Path) -> None:

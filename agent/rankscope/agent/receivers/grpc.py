@@ -192,7 +192,10 @@ class Grpc(ingest_pb2_grpc.IngestServicer):
                     yield ingest_pb2.FromAgent(command=_command(asked.result()))
                     asked = asyncio.ensure_future(session.asked())
             await reader
-        except (WireError, ValueError) as error:
+        except WireError as error:
+            session.refuse("bad_payload", 1)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ConnectionAbortedError as error:
             await context.abort(grpc.StatusCode.ABORTED, str(error))
