@@ -196,3 +196,17 @@ def test_a_sampler_that_never_succeeded_says_since_when() -> None:
     machine.node.fail("disk", "no answer within 5 s")
     (finding,) = findings(AgentBlind().check(machine.node, None, machine.now))
     assert finding.causes[0].evidence == "no success since the agent started"
+
+
+def test_a_sampler_that_is_asked_once_a_minute_is_believed_for_as_long() -> None:
+    """Else what it found would come and go each minute; one that hung once is believed no longer for it."""
+    values = {("gpu_row_remap_failed", *GPU): 1.0}
+    machine = Machine().live(300, lambda _: values, every=60)
+    for _ in range(60):
+        machine.now += 1
+        assert len(hardware(machine)) == 1
+    machine = Machine().live(100, lambda _: values)
+    machine.now += 300
+    machine.live(3, lambda _: values)
+    machine.now += 40
+    assert isinstance(GpuHardwareError().check(machine.node, None, machine.now), Incomplete)

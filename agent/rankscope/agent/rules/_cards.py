@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from rankscope.agent.model import FloatArray
+from rankscope.agent.rules._fresh import fresh
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node
-
-FRESH = 30.0  # seconds; what was sampled longer ago is no evidence of now
 
 
 class Card:
@@ -32,7 +31,7 @@ class Card:
     def series(self, metric: str, *labels: str) -> Series | None:
         """Return what was sampled, None where there is nothing that is fresh."""
         series = self._node.window(metric, self.gpu, self.uuid, *labels)
-        return series if series is not None and len(series) and self._now - series.time[-1] <= FRESH else None
+        return series if fresh(series, self._now) else None
 
     def last(self, metric: str, *labels: str) -> float | None:
         series = self.series(metric, *labels)
@@ -72,5 +71,5 @@ def cards(node: Node, now: float) -> list[Card]:
     return [
         Card(node, labels[0], labels[1], tuple(owners.get(labels[1], ())), now)
         for labels, series in node.windows("gpu_up")
-        if len(series) and now - series.time[-1] <= FRESH
+        if fresh(series, now)
     ]

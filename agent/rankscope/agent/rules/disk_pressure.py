@@ -10,6 +10,7 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
+from rankscope.agent.rules._fresh import fresh
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
@@ -43,7 +44,9 @@ class DiskPressure:
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         there = [
-            (point, series) for (point,), series in node.windows("system_filesystem_avail_bytes") if _fresh(series, now)
+            (point, series)
+            for (point,), series in node.windows("system_filesystem_avail_bytes")
+            if fresh(series, now, FRESH)
         ]
         if not there:
             return Incomplete("no file system is sampled")
@@ -159,13 +162,9 @@ class DiskPressure:
         )
 
 
-def _fresh(series: Series, now: float) -> bool:
-    return bool(len(series)) and now - series.time[-1] <= FRESH
-
-
 def _rate(series: Series | None, now: float) -> float | None:
     """Return a counter's growth a second over the last minute."""
-    if series is None or not _fresh(series, now):
+    if series is None or not fresh(series, now, FRESH):
         return None
     start = max(0, int(np.searchsorted(series.time, now - 60.0)) - 1)
     span = float(series.time[-1] - series.time[start])

@@ -9,14 +9,13 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, FloatArray, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
+from rankscope.agent.rules._fresh import fresh
 from rankscope.agent.rules._pauses import steps_of_attempt
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Device, Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
-
-FRESH = 30.0  # seconds
 
 
 @dataclass(eq=False)
@@ -108,7 +107,7 @@ def _held(node: Node, rank: Rank, device: Device, now: float) -> Series | None:
         node.window("gpu_memory_used_bytes", device.gpu, device.uuid),
         node.window("mig_memory_used_bytes", device.gpu, device.uuid),
     ):
-        if series is not None and len(series) and now - series.time[-1] <= FRESH:
+        if fresh(series, now):
             return series
     return None
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import Filling, filling, gigabytes, minutes
+from rankscope.agent.rules._fresh import fresh
 from rankscope.agent.rules._pauses import steps_of_attempt
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.runs.devices import Device, Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
-
-FRESH = 30.0  # seconds
 
 
 @dataclass(eq=False)
@@ -102,7 +101,7 @@ def _memory(node: Node, device: Device, now: float) -> tuple[Series, float] | No
     for kind in ("gpu", "mig"):
         used = node.window(f"{kind}_memory_used_bytes", device.gpu, device.uuid)
         size = node.window(f"{kind}_memory_size_bytes", device.gpu, device.uuid)
-        if used is not None and size is not None and len(used) and len(size) and now - used.time[-1] <= FRESH:
+        if used is not None and size is not None and len(size) and fresh(used, now):
             reserved = node.window("gpu_memory_reserved_bytes", device.gpu, device.uuid)
             return used, size.last - (reserved.last if reserved is not None and kind == "gpu" else 0.0)
     return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
+from rankscope.agent.rules._fresh import fresh
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
@@ -120,7 +121,7 @@ class HostMemoryPressure:
 
 def _fresh(node: Node, now: float, metric: str, *labels: str) -> Series | None:
     series = node.window(metric, *labels)
-    return series if series is not None and len(series) and now - series.time[-1] <= FRESH else None
+    return series if fresh(series, now, FRESH) else None
 
 
 def _largest(node: Node) -> str:
