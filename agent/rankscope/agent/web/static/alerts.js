@@ -9,7 +9,8 @@ function card(alert, now) {
   const key = `${alert.fingerprint}${alert.activeAt}`;
   const since = Date.parse(alert.startsAt || alert.activeAt) / 1000;
   const over = alert.state === "resolved";
-  const where = [run, alert.annotations.ranks && `rank ${alert.annotations.ranks}`, gpu && `GPU ${gpu}`];
+  const ranks = alert.annotations.ranks;
+  const where = [run, ranks && `${/^\d+$/.test(ranks) ? "rank" : "ranks"} ${ranks}`, gpu && `GPU ${gpu}`];
   const causes = (alert.causes || []).map((cause) =>
     el("li", {}, el("b", {}, cause.cause), cause.evidence ? ` ${cause.evidence}` : "", cause.fix ? el("p", {}, `→ ${cause.fix}`) : null));
   const details = el("details", open.has(key) ? { open: "" } : {}, el("summary", {}, `${causes.length} likely cause${causes.length === 1 ? "" : "s"}`), el("ul", {}, causes));
@@ -17,7 +18,7 @@ function card(alert, now) {
   return el("div", { class: `card alert ${over ? "good" : severity}` },
     el("div", { class: "head" },
       el("span", { class: "name" }, el("a", { href: `#rule-${alertname}` }, alertname), " ", el("span", { class: "dim" }, where.filter(Boolean).join(" · "))),
-      el("span", { class: "dim" }, `${alert.state}${alert.silencedBy.length ? ", silenced" : ""} · ${seconds(Math.max(0, now - since))} ago`)),
+      el("span", { class: "dim" }, `${alert.state}${alert.silencedBy.length ? ", silenced" : ""} · ${seconds(Math.max(1, Math.round(now - since)))} ago`)),
     el("p", {}, alert.annotations.summary || ""),
     causes.length ? details : null);
 }

@@ -54,12 +54,12 @@ function card(run, select) {
 }
 
 function phases(rank) {
-  const entries = Object.entries(rank.phase_seconds);
-  const total = entries.reduce((sum, [, value]) => sum + value, 0);
-  if (!total) return el("span", { class: "dim" }, "–");
-  const title = entries.map(([name, value]) => `${name} ${Math.round((value / total) * 100)} %`).join(", ");
+  const entries = Object.entries(rank.phase_shares); // of the whole step: what is in no phase stays empty
+  if (!entries.length) return el("span", { class: "dim" }, "–");
+  const open = 1 - entries.reduce((sum, [, share]) => sum + share, 0);
+  const title = [...entries, ...(open > 0.005 ? [["in no phase", open]] : [])].map(([name, share]) => `${name} ${Math.round(share * 100)} %`).join(", ");
   return el("div", { class: "bar", title, style: { minWidth: "12rem" } },
-    entries.map(([name, value]) => el("i", { style: { width: `${(value / total) * 100}%`, background: PHASES[name] || "#8f9bb3" } })));
+    entries.map(([name, share]) => el("i", { style: { width: `${share * 100}%`, background: PHASES[name] || "#8f9bb3" } })));
 }
 
 function ranks(run, now) {
