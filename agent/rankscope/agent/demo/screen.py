@@ -13,6 +13,7 @@ from typing import cast
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -70,15 +71,28 @@ def headline(arrival: Arrival) -> str:
     return f"[{colour}]{status:>8}  {escape(labels.get('alertname', '?'))}[/]  {escape(summary)}"
 
 
-def explained(arrival: Arrival) -> str:
-    """Return a webhook with the causes and fixes it carries, as markup."""
-    lines = [headline(arrival)]
+def explained(arrival: Arrival) -> RenderableType:
+    """Return a webhook with the causes and fixes it carries; what goes on in another line stays below its text."""
+    lines: list[RenderableType] = [_hanging(Text.from_markup(headline(arrival)), 0, 10)]
     for alert in cast("Sequence[Mapping[str, Mapping[str, str]]]", arrival.body["alerts"]):
         if arrival.body["status"] == "firing":
             for key in ("causes", "fixes"):
-                words = alert["annotations"].get(key, "").strip()
-                lines += [f"{'':10}[dim]{key}:[/]"] + [f"{'':12}{escape(line)}" for line in words.splitlines()[:4]]
-    return "\n".join(lines)
+                words = alert["annotations"].get(key, "").strip().splitlines()[:4]
+                if words:
+                    lines.append(_hanging(Text(f"{key}:", "dim"), 10, 0))
+                lines += [_hanging(Text(line), 12, 3 if len(words) > 1 else 0) for line in words]
+    return Group(*lines)
+
+
+def _hanging(text: Text, left: int, further: int) -> RenderableType:
+    """Return a text whose first line begins in column `left`, and the others `further` to the right."""
+    if not further:
+        return Padding(text, (0, 0, 0, left), expand=False)
+    row = Table.grid()
+    row.add_column(width=further)
+    row.add_column(overflow="fold")
+    row.add_row(text[:further], text[further:])
+    return Padding(row, (0, 0, 0, left), expand=False)
 
 
 def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequence[Arrival], *, serving: bool) -> None:
@@ -91,7 +105,7 @@ def ending(console: Console, page: Page, runs: Path, url: str, arrivals: Sequenc
         console.print(f"rank {rank} of {escape(labels['run'])}: {steps.get(rank, 0):.0f} steps, {count:,.0f} points")
     console.rule("[bold]what was found[/]", align="left")
     for arrival in arrivals:
-        console.print(explained(arrival), highlight=False)
+        console.print(explained(arrival))
     if not arrivals:
         console.print("nothing wrong, and so no webhook was sent", style="green")
     firing = [arrival for arrival in arrivals if arrival.body["status"] == "firing"]
