@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from rankscope.agent import telemetry
+from rankscope.sdk import _live
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [
@@ -64,9 +65,10 @@ def test_the_runbook_knows_every_rule() -> None:
     assert {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")} == set(ALERTS)
 
 
-def test_the_runbook_explains_every_reason_for_which_an_agent_drops_something() -> None:
-    section = (FOLDER / "runbook.md").read_text().split("## RankscopeAgentDrops")[1].split("##")[0]
-    assert set(telemetry.REASONS) == set(re.findall(r"`(\w+)`", section))
+@pytest.mark.parametrize(("name", "reasons"), [("AgentDrops", telemetry.REASONS), ("PointsLost", _live.REASONS)])
+def test_the_runbook_explains_every_reason_for_which_something_is_dropped(name: str, reasons: Sequence[str]) -> None:
+    section = (FOLDER / "runbook.md").read_text().split(f"## Rankscope{name}\n")[1].split("##")[0]
+    assert set(reasons) == set(re.findall(r"`(\w+)`", section))
 
 
 def test_recording_rules_are_named_level_metric_operation() -> None:
