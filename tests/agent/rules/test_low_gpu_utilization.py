@@ -9,6 +9,7 @@ from rankscope.agent.model import Batch, Block, Column, Incomplete, Metric, Rank
 from rankscope.agent.reports.recorded import check_rule, fired_by, rows_of
 from rankscope.agent.rules.low_gpu_utilization import LowGpuUtilization
 from rankscope.agent.runs.state import Node
+from tests.agent.rules.machine import GPU, Machine
 
 UTILIZATION = Metric("gpu_utilization_ratio", "gauge", "", ("gpu", "uuid"))
 INFO = Metric("gpu_info", "info", "", ("gpu", "uuid"))
@@ -90,8 +91,20 @@ def test_names_what_the_steps_are_spent_on_beside_data_and_compute(phase: str, c
     node.observe("memory", memory, 199.0)
     columns = (Column("forward", "phase"), Column("backward", "phase"), Column(phase, "phase"))
     step, seconds = np.arange(200, 260), np.tile([0.1, 0.2, 0.7], (60, 1))
-    node.runs["p", "r"].ranks[0].apply(Batch(0, 0, (Block(columns, step, step + 0.0, seconds),)), 200.0)
+    node.runs["p", "r"].ranks[0].apply(Batch(0, 0, (Block(columns, step, step.astype(np.float64), seconds),)), 200.0)
     verdict = judge(node, 200.0)
     assert isinstance(verdict, tuple)
     assert [each.cause for each in verdict[0].causes] == [cause]
     assert "70%" in verdict[0].causes[0].evidence
+
+
+def test_a_mig_instance_is_judged_by_its_own_activity() -> None:
+    """The whole card tells none; the summary names the card that the instance is on."""
+    for busy, expected in ((0.2, ["the batch is too small for the GPU"]), (0.9, [])):
+        machine = Machine()
+        own = {("mig_engine_active_ratio", *GPU): busy}
+        memory = {("mig_memory_used_bytes", *GPU): 2e9, ("mig_memory_size_bytes", *GPU): 1e10}
+        machine.live(200, lambda _, own=own, memory=memory: {**own, **memory}, steps_per_second=1)  # type: ignore[misc]
+        verdict = LowGpuUtilization().check(machine.node, machine.run, machine.now)
+        assert isinstance(verdict, tuple)
+        assert [each.causes[0].cause for each in verdict] == expected

@@ -15,6 +15,7 @@ from rankscope.agent.rules._fold import Fold, Place
 from rankscope.agent.rules._phases import phase, step_seconds
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._spread import Spread
+from rankscope.agent.rules._utilization import utilization
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
@@ -103,8 +104,7 @@ class _Waits(Fold[DataLoaderBottleneck]):
 
 def _gpu_busy(place: Place) -> float:
     """Return for which share of the last minute the rank's GPU was busy, NaN where it is not known."""
-    device = Devices(place.node).of(place.rank)
-    series = place.node.window("gpu_utilization_ratio", *device) if device is not None else None
+    series = utilization(place.node, Devices(place.node).of(place.rank))
     if series is None:
         return math.nan
     recent = series.value[series.time >= place.now - 60.0]

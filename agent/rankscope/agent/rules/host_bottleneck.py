@@ -13,6 +13,7 @@ from rankscope.agent.rules._causes.around import Around
 from rankscope.agent.rules._cores import cores
 from rankscope.agent.rules._pauses import pauses
 from rankscope.agent.rules._ranks import each_rank
+from rankscope.agent.rules._utilization import utilization
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
@@ -65,7 +66,7 @@ class HostBottleneck:
             if here is None:
                 return Incomplete("the CPUs were not sampled for long enough")
             device = devices.of(rank)
-            series = node.window("gpu_utilization_ratio", device.gpu, device.uuid) if device is not None else None
+            series = utilization(node, device)
             if device is None or series is None:
                 return Incomplete("the utilisation of this rank's GPU is not known")
             recent = series.value[series.time >= now - self.window]

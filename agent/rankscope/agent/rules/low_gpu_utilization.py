@@ -16,6 +16,7 @@ from rankscope.agent.rules._episodes import Episodes
 from rankscope.agent.rules._pauses import outside, pauses
 from rankscope.agent.rules._ranks import each_rank
 from rankscope.agent.rules._reading import Piece, Reader
+from rankscope.agent.rules._utilization import utilization
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.series import Series
@@ -31,7 +32,8 @@ class LowGpuUtilization:
     long evaluations, checkpoints and a stalled run are no matter of this rule), for half of them at least; a run that
     logs its own utilisation at every step is judged over the last `steps` steps, of which there must be 20 points.
 
-    Needs `gpu_utilization_ratio` of the node's GPU sampler, or the role `gpu_utilization`. Uses the phases of the step.
+    Needs `gpu_utilization_ratio` of the node's GPU sampler (of a MIG instance `mig_engine_active_ratio`), or the role
+    `gpu_utilization`. Uses the phases of the step.
 
     Defaults: SageMaker's LowGPUUtilization calls a GPU under-used below 70 % at the 95th percentile of 500 samples (4
     minutes); TraceML calls under 30 % low and under 70 % moderate. `threshold` 0.5 of the mean over 2 minutes lies
@@ -57,7 +59,7 @@ class LowGpuUtilization:
             if logged is not None:
                 return self._logged(node, run, rank, logged, now)
             device = devices.of(rank)
-            series = node.window("gpu_utilization_ratio", device.gpu, device.uuid) if device is not None else None
+            series = utilization(node, device)
             if device is None or series is None:
                 return Incomplete("the utilisation of this rank's GPU is not known")
             return self._sampled(node, run, rank, device.gpu, series, now)

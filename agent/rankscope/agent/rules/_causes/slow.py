@@ -108,8 +108,8 @@ def small_batch(here: Around) -> Cause | None:
     device = Devices(here.node).of(here.rank)
     if device is None:
         return None
-    used = here.node.window("gpu_memory_used_bytes", device.gpu, device.uuid)
-    size = here.node.window("gpu_memory_size_bytes", device.gpu, device.uuid)
+    kind = "mig" if here.node.window("mig_memory_used_bytes", *device) is not None else "gpu"
+    used, size = (here.node.window(f"{kind}_memory_{what}_bytes", *device) for what in ("used", "size"))
     if used is None or size is None or not len(used) or not len(size) or used.last > 0.7 * size.last:
         return None
     batch = here.setting("batch_size")
