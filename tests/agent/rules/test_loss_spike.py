@@ -40,6 +40,15 @@ def test_several_points_fire_where_each_alone_would_not() -> None:
     assert 402 <= step <= 406
 
 
+def test_the_jump_itself_is_no_rise_before_it() -> None:
+    """Told at its fourth point, it says nothing of a loss that was rising before."""
+    loss = learning(600)
+    loss[400:420] += 0.42
+    (found,) = check_rule(LossSpike, rows_of({"loss": loss, "lr": np.full(600, 1e-3)}))
+    assert "the learning rate is too large" in [cause.cause for cause in found.causes]
+    assert not [cause for cause in found.causes if "rising before" in cause.evidence]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_long_tails_are_no_spikes(seed: int) -> None:
     rng = np.random.default_rng(seed)

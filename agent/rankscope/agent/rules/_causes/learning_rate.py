@@ -34,7 +34,9 @@ def too_large(here: Around) -> Cause | None:
     losses = here.before("loss", 24)
     losses = losses[np.isfinite(losses)]
     if len(losses) >= 8:
-        older, newer = float(np.median(losses[: len(losses) // 2])), float(np.median(losses[-4:]))
+        # The median of the newest third: the first points of a jump, told of a moment later, are no rise before it.
+        older = float(np.median(losses[: len(losses) // 2]))
+        newer = float(np.median(losses[-max(4, len(losses) // 3) :]))
         if newer > older + 2 * float(np.std(losses[: len(losses) // 2])):
             evidence.append(f"the loss was rising before, from {figure(older)} to {figure(newer)}")
     if rate is None:
