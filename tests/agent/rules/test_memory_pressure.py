@@ -12,6 +12,7 @@ from rankscope.agent.rules.disk_pressure import DiskPressure
 from rankscope.agent.rules.gpu_memory_leak import GpuMemoryLeak
 from rankscope.agent.rules.gpu_memory_pressure import GpuMemoryPressure
 from rankscope.agent.rules.host_memory_pressure import HostMemoryPressure
+from rankscope.agent.rules.rank_crashed import RankCrashed
 from rankscope.agent.rules.rank_out_of_memory import RankOutOfMemory
 from tests.agent.rules.machine import GPU, Key, Machine, findings
 
@@ -164,12 +165,15 @@ def test_a_full_gpu_is_explained_by_what_the_allocator_said(memory: dict[str, fl
         ("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", ["gpu"]),
         ("XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.", ["gpu"]),
         ("py4j.protocol.Py4JJavaError: java.lang.OutOfMemoryError: Java heap space", []),
+        ("RuntimeError: MPS backend out of memory (MPS allocated: 9.1 GB)", ["gpu"]),
         ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.", []),
     ],
 )
 def test_only_what_names_the_gpus_memory_is_a_full_gpu(exception: str, kinds: list[str]) -> None:
     machine = Machine().live(5, lambda _: {}).say(bye(exception=exception))
     assert [kind for kind, _ in out_of_memory(machine)] == kinds
+    crashes = findings(RankCrashed().check(machine.node, machine.run, machine.now + 60))
+    assert len(crashes) == 1 - len(kinds), "one of the two rules tells of each end"
 
 
 def killed(t: float) -> dict[Key, float]:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from rankscope.agent.model import Cause, End, Finding, Goodbye, Severity, Span, Verdict
 from rankscope.agent.rules._causes import hardware
 from rankscope.agent.rules._causes.around import Around, names
+from rankscope.agent.rules._out_of_memory import of_gpu
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
@@ -49,9 +50,7 @@ class RankCrashed:
         else:
             found = bad if bad and now - bad[0][1].time >= PATIENCE else []
         followers = sorted({rank.info.key.rank for rank, _ in bad} - {rank.info.key.rank for rank, _ in found})
-        return tuple(
-            _finding(node, run, rank, goodbye, followers) for rank, goodbye in found if not out_of_memory(goodbye)
-        )
+        return tuple(_finding(node, run, rank, goodbye, followers) for rank, goodbye in found if not of_gpu(goodbye))
 
 
 def _finding(node: Node, run: Run, rank: Rank, goodbye: Goodbye, followers: list[int]) -> Finding:
@@ -109,12 +108,6 @@ def crashed(goodbye: Goodbye) -> bool:
     if goodbye.end in (End.EXCEPTION, End.SIGNAL, End.VANISHED):
         return True
     return goodbye.exit_code != 0
-
-
-def out_of_memory(goodbye: Goodbye) -> bool:
-    """Tell whether the exception says that memory ran out."""
-    text = goodbye.exception.casefold()
-    return "out of memory" in text or "outofmemory" in text
 
 
 def manner(goodbye: Goodbye) -> str:

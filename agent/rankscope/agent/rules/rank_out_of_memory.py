@@ -7,23 +7,11 @@ from typing import ClassVar, Literal
 
 from rankscope.agent.model import Cause, End, Finding, Goodbye, Severity, Span, Verdict
 from rankscope.agent.rules._filling import gigabytes
+from rankscope.agent.rules._out_of_memory import of_gpu
 from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
-# As torch, NCCL, cuBLAS, cuDNN and XLA say it. The name of a class is no sign: Java and Ray have an OutOfMemoryError.
-_CUDA = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "Cuda failure 2 'out of memory'",
-    "Cuda failure 'out of memory'",
-    "HIP out of memory",
-    "HIP error: out of memory",
-    "XPU out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "RESOURCE_EXHAUSTED: Out of memory",
-)
 _GONE = (End.VANISHED, End.SIGNAL, End.UNKNOWN)
 
 
@@ -50,7 +38,7 @@ class RankOutOfMemory:
         found: list[Finding] = []
         for rank in run.ranks.values():
             bye = rank.goodbye
-            if bye is not None and any(sign in bye.exception for sign in _CUDA):
+            if bye is not None and of_gpu(bye):
                 found.append(_of_gpu(node, rank, bye))
             elif (finding := _of_host(node, rank, now)) is not None:
                 found.append(finding)
