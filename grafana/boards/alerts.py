@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from boards.board import HOSTNAME, JOB, Board
 from boards.panel import Column, Query, Row
+from boards.queries import grown, on_nodes
 from boards.selectors import BAD, CALM, GOOD, TO_NODE, TO_RUN, WARN
 from boards.selectors import JOB as J
 from boards.selectors import NODE as N
@@ -24,7 +25,9 @@ FIRED = Row(
         counts(
             "Fired in this time",
             "How often each alert began to fire. One that comes and goes needs a longer `for`.",
-            Query(f"sort_desc(sum by (alert) (increase(rankscope_alerts_total{{{N}}}[$__range])) > 0)", "{{alert}}"),
+            Query(
+                f"sort_desc(sum by (alert) ({grown(on_nodes('rankscope_alerts_total'), '$__range')}) > 0)", "{{alert}}"
+            ),
             steps=((None, GOOD), (1, WARN), (10, BAD)),
             empty="No alert fired in this time",
         ),
@@ -195,7 +198,7 @@ SDK = Row(
             "Points lost",
             "Points that the SDK had to drop, by reason.",
             Query(
-                f"sum by (run, reason) (increase(rankscope_sdk_dropped_points_total{{{N}}}[$__range]))",
+                f"sum by (run, reason) ({grown(on_nodes('rankscope_sdk_dropped_points_total'), '$__range')})",
                 "{{run}} {{reason}}",
             ),
             steps=((None, GOOD), (1, BAD)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from boards.board import JOB as JOB_VARIABLE
 from boards.board import Board
 from boards.panel import Column, Query, Row
+from boards.queries import grown
 from boards.selectors import BAD, CALM, GOOD, JOB, LINE_TO_NODE, LINE_TO_RUN, TO_RUN, WARN
 from boards.shapes import amounts, bars, figure, lines, table
 
@@ -161,7 +162,10 @@ ALERTS = Row(
         amounts(
             "Alerts fired",
             "How many alerts began to fire, by name.",
-            Query(f"sum by (alert) (increase(rankscope_alerts_total{{{JOB}}}[$__rate_interval])) > 0", "{{alert}}"),
+            Query(
+                f"sum by (alert) ({grown(f'rankscope_alerts_total{{{JOB}}}', '$__rate_interval')}) > 0",
+                "{{alert}}",
+            ),
             width=12,
             bars=True,
             stacked=True,

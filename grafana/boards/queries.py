@@ -19,3 +19,11 @@ def on_nodes(metric: str, more: str = "") -> str:
 def rate_on_nodes(metric: str, more: str = "") -> str:
     """Return what a counter on the nodes that are chosen grows by in a second."""
     return f"rate({on_nodes(metric, more)}[$__rate_interval])"
+
+
+def grown(series: str, span: str) -> str:
+    """Return what a counter grew by, of which nothing is exported before there is something to count.
+
+    One that appears with a value has no increase (Prometheus cannot know that it began at zero): all of it counts.
+    """
+    return f"(max_over_time({series}[{span}]) unless {series} offset {span}) or increase({series}[{span}])"
