@@ -122,6 +122,34 @@ def test_a_session_that_ends_while_another_thread_forks_leaves_no_signal_blocked
     assert process.communicate(timeout=60)[0].split() == ["set()", "set()"]
 
 
+def test_a_fork_waits_for_what_another_thread_is_writing(agent: Agent, script: Script) -> None:
+    process = script("""
+        import os, threading, time
+        from rankscope import sdk
+        begun, done = threading.Event(), threading.Event()
+
+        class Slow:
+            def __index__(self):
+                begun.set()
+                time.sleep(0.2)
+                done.set()
+                return 7
+
+        sdk.init(name="n")
+        sdk.log(loss=1.0)
+        thread = threading.Thread(target=lambda: sdk.log(loss=2.0, step=Slow()))
+        thread.start()
+        begun.wait()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if done.is_set() else 1)
+        print(os.waitpid(pid, 0)[1])
+        thread.join()
+    """)
+    assert process.communicate(timeout=60)[0] == "0\n"
+    assert agent.only.scalar("loss") == [(0, 1.0), (7, 2.0)]
+
+
 def test_a_forked_child_that_ends_does_not_end_the_run(agent: Agent, script: Script) -> None:
     code = """
 if os.fork() == 0:

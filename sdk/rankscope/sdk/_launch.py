@@ -111,6 +111,7 @@ class Helper:
     def finish(self, deadline: float) -> bool:
         """Tell the sender that this was all; True when everything is safe with the agent by `deadline`."""
         with contextlib.suppress(OSError):
+            self._in.shutdown(socket.SHUT_WR)  # a child that was forked meanwhile may hold a copy
             self._in.close()
         answer = self._read(deadline)
         if answer:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 from rankscope.sdk import _guard as guard
@@ -208,15 +208,22 @@ def _at_exit() -> None:
 
 
 _masks: dict[int, set[int | signal.Signals]] = {}  # of each thread that forks, while it does
+_paused: dict[int, Callable[[], None]] = {}  # how the session goes on after the fork, likewise
 
 
 def _before_fork() -> None:
-    """Hold SIGTERM back: a worker that is ended in its first moment must not look like the rank's end."""
+    """Hold SIGTERM back: a worker that is ended in its first moment must not look like the rank's end.
+
+    Other threads wait in `log()`: a file that one of them is opening would be the child's, too, and nobody knew of it.
+    """
     if running is not None:
+        _paused[threading.get_ident()] = running.begun.session.pause()
         _masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)))
 
 
 def _after_fork() -> None:
+    if (go_on := _paused.pop(threading.get_ident(), None)) is not None:
+        go_on()
     mask = _masks.pop(threading.get_ident(), None)
     if mask is not None:  # the session may have ended meanwhile
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -233,3 +240,5 @@ def _forked() -> None:
         except Exception:  # noqa: BLE001 (this is the SDK's guard)
             guard.failures["fork"] += 1
     _after_fork()
+    _paused.clear()  # what is left is of threads that are not here
+    _masks.clear()

@@ -16,6 +16,7 @@ from rankscope.sdk._rows import RowWriter
 from rankscope.sdk._values import clean
 
 _MAX_PHASES = 1000
+_PAUSE = 1.0  # seconds at most for a record that is being written, before a fork
 
 current: Session | None = None
 """The session of this process, if it has one."""
@@ -114,6 +115,10 @@ class Session(RowWriter):
             self.live.close()
             self.phases.page = self.live.page
         guard.say()
+
+    def pause(self) -> Callable[[], None]:
+        """Have other threads wait where they would log, if they let us; return what ends that."""
+        return self._lock.release if self._lock.acquire(timeout=_PAUSE) else guard.nothing
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
