@@ -95,3 +95,4 @@ def test_a_run_that_was_asked_to_end_is_told_as_such() -> None:
     asked = Goodbye(7, 9.0, End.SIGNAL, signal=15)
     first, second = judged(asked, asked)
     assert [cause.cause for cause in (*first.causes, *second.causes)] == ["it was asked to end"] * 2
+    assert {first.severity, second.severity} == {"warning"}

@@ -29,7 +29,7 @@ class RankCrashed:
 
     Needs the rank's last word (its goodbye), which its sender gives even when the process was killed.
 
-    Defaults: at once, severity critical.
+    Defaults: at once, severity critical; warning where all ranks were asked to end.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -61,6 +61,7 @@ def _finding(node: Node, run: Run, rank: Rank, goodbye: Goodbye, followers: list
         goodbye.time,
         float(goodbye.exit_code),
         rank.info.key.rank,
+        severity="warning" if goodbye.signal == signal.SIGTERM else None,  # a limit of the scheduler's, or preemption
         description=f"Because of it ended {names(followers)}." if followers else "",
         causes=tuple(cause for cause in causes if cause is not None),
     )
