@@ -93,6 +93,34 @@ class TestTrainingStalled:
         assert isinstance(verdict, tuple)
         assert any("rank 3 stands at step 99" in cause.evidence for cause in verdict[0].causes)
 
+    @pytest.mark.parametrize(("phases", "behind"), [(["backward", "forward"], 1), (["data", *["backward"] * 3], 0)])
+    def test_names_the_rank_that_is_behind_within_the_step(self, phases: list[str], behind: int) -> None:
+        node, ranks = training(ranks=len(phases))
+        for rank, phase in zip(ranks, phases, strict=True):
+            rank.beat(Heartbeat(150.0, 99, phase), 150.0)
+        verdict = TrainingStalled().check(node, node.runs["p", "r"], 200.0)
+        assert isinstance(verdict, tuple)
+        assert [finding.rank for finding in verdict] == list(range(len(phases)))
+        for finding in verdict:
+            assert finding.causes[0].cause == "the others wait for one rank"
+            assert finding.causes[0].evidence.startswith(f"rank {behind} did not get beyond {phases[behind]}")
+            stuck = [cause.cause for cause in finding.causes if "stuck in" in cause.cause]
+            assert stuck == ([f"the rank is stuck in {phases[behind]}"] if finding.rank == behind else [])
+
+    def test_nobody_is_behind_where_all_stand_in_the_same_phase(self) -> None:
+        node, ranks = training(ranks=4)
+        for rank in ranks:
+            rank.beat(Heartbeat(150.0, 99, "backward"), 150.0)
+        verdict = TrainingStalled().check(node, node.runs["p", "r"], 200.0)
+        assert isinstance(verdict, tuple)
+        assert verdict[0].causes[0].cause == "the rank is stuck in backward"
+
+    def test_a_checkpoint_of_one_rank_is_waited_for_by_all(self) -> None:
+        node, ranks = training(ranks=4)
+        ranks[0].beat(Heartbeat(150.0, 99, "checkpoint"), 150.0)
+        assert self.stalled(node, 99 + 1000) == []
+        assert self.stalled(node, 99 + 2000) == [0, 1, 2, 3]
+
     def test_a_gap_in_a_log_is_a_stall_unless_steps_went_on(self) -> None:
         before = rows_of({"loss": [1.0] * 50})
         stalled: Row = (0, 50, START + 49 + 900, {"loss": 1.0}, False)
@@ -283,7 +311,7 @@ class TestACpuLimit:
             node = self.limited(used)
             rank = node.runs["p", "r"].ranks[0]
             step = np.arange(120, 140)
-            rank.apply(Batch(0, 0, (Block((Column("data", "phase"),), step, step + 0.0, seconds),)), 140.0)
+            rank.apply(Batch(0, 0, (Block((Column("data", "phase"),), step, step.astype(np.float64), seconds),)), 140.0)
             cause = slow.data_loading(Around(node, node.runs["p", "r"], rank, 139, 140.0))
             assert cause is not None
             assert expected in cause.evidence + cause.fix

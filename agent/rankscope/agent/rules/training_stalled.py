@@ -22,9 +22,9 @@ class TrainingStalled:
     """No step has ended for far longer than any step before took, and the rank has not said that it would.
 
     The limit is `factor` times the longest interval between the last 512 steps, which holds the evaluations and
-    checkpoints among them, and at least `least`. While the rank says that it evaluates or saves (`phase()`), or until
-    what it announced by `expect()`, the limit is at least `announced`. Before the first steps there is nothing to
-    compare with: `first`. A rank that has ended is another rule's matter.
+    checkpoints among them, and at least `least`. While a rank says that it evaluates or saves (`phase()`), the limit is
+    at least `announced`, and until what one announced by `expect()` none is stalled: the others wait for it. Before the
+    first steps there is nothing to compare with: `first`. A rank that has ended is another rule's matter.
 
     Needs the time of steps. Uses heartbeats, phases and the GPUs' utilisation and power.
 
@@ -43,16 +43,18 @@ class TrainingStalled:
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         assert run is not None
-        limits = {number: self._limit(rank) for number, rank in run.ranks.items()}
+        alive = [rank for rank in run.ranks.values() if rank.state(now) not in ENDED]
+        expected = any(now <= rank.expect_until for rank in alive)
+        announced = any(rank.heartbeat is not None and rank.heartbeat.phase in ("eval", "checkpoint") for rank in alive)
 
         def judge(rank: Rank) -> tuple[Finding, ...] | Incomplete:
-            if rank.state(now) in ("finished", "failed"):
+            if rank.state(now) in ENDED:
                 return ()
             since = rank.last_step_time if rank.step is not None else run.started
             if math.isnan(since) or math.isnan(now):
                 return Incomplete("the record has no clock")
-            limit, still = limits[rank.info.key.rank], now - since
-            if still <= limit or now <= rank.expect_until:
+            limit, still = self._limit(rank, announced), now - since
+            if still <= limit or expected:
                 return ()
             step = rank.step if rank.step is not None else 0
             summary = f"no step for {duration(still)}: the longest before took {duration(limit / self.factor)}"
@@ -63,44 +65,61 @@ class TrainingStalled:
 
         return each_rank(run.ranks.values(), judge)
 
-    def _limit(self, rank: Rank) -> float:
+    def _limit(self, rank: Rank, announced: bool) -> float:
         ends = rank.step_seconds.time[-512:]  # of steps, or of every k-th where only that is logged
         known = len(ends) >= WARM
         limit = max(self.least, self.factor * float(np.max(np.diff(ends)))) if known else self.first
-        heartbeat = rank.heartbeat
-        if heartbeat is not None and heartbeat.phase in ("eval", "checkpoint"):
-            limit = max(limit, self.announced)
-        return limit
+        return max(limit, self.announced) if announced else limit
 
 
+ENDED = ("finished", "failed")
 WARM = 6  # ends of steps before their intervals are compared with
+PLACES = {"data": 0, "forward": 1, "forward_backward": 1, "backward": 2, "optimizer": 3}  # of phases within a step
 
 
 def _causes(here: Around, now: float) -> tuple[Cause, ...]:
-    found = [hardware.fault(here), _others(here, now), _spinning(here, now), _phase(here), _idle(here)]
+    behind, how = _behind(here.run)
+    waits = bool(behind) and here.rank.info.key.rank not in behind
+    found = [
+        hardware.fault(here),
+        _others(here, now, how),
+        _spinning(here, now),
+        None if waits else _phase(here),
+        _idle(here),
+    ]
     return tuple(cause for cause in found if cause is not None)
 
 
-def _others(here: Around, now: float) -> Cause | None:
+def _others(here: Around, now: float, how: str) -> Cause | None:
     """One rank is behind: the others wait for it in a collective."""
-    if here.run is None or len(here.run.ranks) < 2:
-        return None
-    steps = {number: rank.step or 0 for number, rank in here.run.ranks.items()}
-    lowest, highest = min(steps.values()), max(steps.values())
-    ended = sorted(n for n, rank in here.run.ranks.items() if rank.state(now) in ("failed", "finished"))
     fix = (
         "look at its stacks (rankscope stacks) and at the end of its log; the ranks that wait show only the collective"
     )
+    ended = sorted(n for n, rank in here.run.ranks.items() if rank.state(now) in ENDED) if here.run is not None else []
     if ended:
         return Cause("a rank has ended and the others wait for it", f"{names(ended)} ended", fix)
-    if lowest == highest:
-        return None
-    behind = sorted(n for n, step in steps.items() if step == lowest)
-    if len(behind) > len(steps) / 2:
-        return None
-    return Cause(
-        "the others wait for one rank", f"{names(behind)} stands at step {lowest}, the others at {highest}", fix
-    )
+    return Cause("the others wait for one rank", how, fix) if how else None
+
+
+def _behind(run: Run | None) -> tuple[list[int], str]:
+    """Return the ranks that are not as far as the others, by step, else by phase within it, and how that shows."""
+    ranks = run.ranks if run is not None else {}
+    steps = {number: rank.step or 0 for number, rank in ranks.items()}
+    if behind := _lowest(steps):
+        return behind, f"{names(behind)} stands at step {min(steps.values())}, the others at {max(steps.values())}"
+    phases = {number: rank.heartbeat.phase for number, rank in ranks.items() if rank.heartbeat is not None}
+    places = {number: PLACES[phase] for number, phase in phases.items() if phase in PLACES}
+    if len(set(steps.values())) == 1 and len(places) == len(ranks) and (behind := _lowest(places)):
+        beyond = max(phases, key=places.__getitem__)
+        return behind, f"{names(behind)} did not get beyond {phases[behind[0]]}, the others are in {phases[beyond]}"
+    return [], ""
+
+
+def _lowest(places: dict[int, int]) -> list[int]:
+    """Return who stands at the lowest place; nobody where all stand there, or most."""
+    lowest = min(places.values(), default=0)
+    behind = sorted(number for number, place in places.items() if place == lowest)
+    return behind if 2 * len(behind) <= len(places) else []
 
 
 def _spinning(here: Around, now: float) -> Cause | None:
