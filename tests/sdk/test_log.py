@@ -230,7 +230,8 @@ def test_batches_times_the_wait_and_keeps_length_and_items() -> None:
 
 
 def test_batches_holds_no_batch_and_hides_nothing_of_the_loader() -> None:
-    loader = torch.utils.data.DataLoader(torch.arange(4.0), batch_size=2)
+    data: Any = torch.arange(4.0)
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(data, batch_size=2)
     with capture():
         batches: Any = sdk.batches(loader)
         assert batches.dataset is loader.dataset
