@@ -128,8 +128,9 @@ async def test_what_is_no_journal_is_not_touched(tmp_path: Path, deliverer: Path
 @pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="needs root, and a Python that anyone may run"
 )
+@pytest.mark.parametrize("user", [65534, 4_000_001])  # the second has no entry in /etc/passwd
 async def test_another_users_journal_is_delivered_with_that_users_rights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int
 ) -> None:
     """What lies in a user's folder could be anything: root does not follow it."""
     program = (
@@ -146,13 +147,13 @@ async def test_another_users_journal_is_delivered_with_that_users_rights(
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")  # this one may be in a folder of root's
     monkeypatch.chdir("/")
     folder = journal(tmp_path / "spool", "a")
-    os.chown(folder, 65534, 65534)
-    os.chown(folder.parent, 65534, 65534)
+    os.chown(folder, user, user)
+    os.chown(folder.parent, user, user)
     receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
     await receiver.start(cast("Intake", None))
     await until(lambda: (tmp_path / "out").read_text() != "")
     await receiver.stop()
-    assert (tmp_path / "out").read_text() == "65534 None"
+    assert (tmp_path / "out").read_text() == f"{user} None"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

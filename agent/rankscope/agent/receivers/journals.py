@@ -87,7 +87,7 @@ class Journals:
                     if list(self._owners.values()).count(owner.st_uid) >= self.parallel:
                         continue  # nobody's journals hold up those of others
                     await self._launch(journal, owner, tasks)
-                except (OSError, KeyError) as error:
+                except OSError as error:
                     log.warning("cannot start the deliverer of %s: %s", journal, error)
                     self._later(journal)
             await asyncio.sleep(self.interval)
@@ -115,8 +115,7 @@ class Journals:
         if os.geteuid() == 0 and owner.st_uid != 0:
             # What lies in another user's folder is read and removed with that user's rights, never with ours. That user
             # can read the program's environment: nothing of ours is in it.
-            groups = os.getgrouplist(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
-            rights = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": groups}
+            rights = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": _groups(owner)}
             rights["env"] = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -145,6 +144,14 @@ class Journals:
             log.info("delivered %s, left behind by a rank that is gone", journal)
         else:
             self._later(journal)
+
+
+def _groups(owner: os.stat_result) -> list[int]:
+    """Return the groups of who owns a journal: its own alone where the user is known elsewhere, as in a container."""
+    try:
+        return os.getgrouplist(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
+    except KeyError:
+        return [owner.st_gid]
 
 
 def _journals(spool: str) -> Iterator[tuple[float, Path]]:
