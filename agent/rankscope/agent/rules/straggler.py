@@ -84,9 +84,8 @@ class _Steps:
     """Seconds of all ranks at the newest steps that all of them have finished."""
 
     def __init__(self, steps: int) -> None:
-        self.rows: deque[list[tuple[float, float]]] = deque(
-            maxlen=LONGER * steps
-        )  # of each rank: its own part, its data
+        # Of each rank: the part that it does alone, and its data within.
+        self.rows: deque[list[tuple[float, float]]] = deque(maxlen=LONGER * steps)
         self.ranks: list[int] = []
         self.step = -1
         self.episodes: dict[int, Episodes] = {}
@@ -136,20 +135,10 @@ class _Steps:
             episodes = self.episodes.setdefault(number, Episodes())
             if place == worst and (slow_now or often):
                 if episodes.current is None:
-                    telling = (
-                        np.flatnonzero(relative[:, place] > rule.burst) if not slow_now else slice(-rule.steps, None)
-                    )
-                    hidden = alone[telling, place].sum() > 1.05 * own[telling, place].sum()
-                    part = data[telling] if hidden else own[telling]
-                    took, usual = float(np.median(part[:, place])), float(np.median(_typical(part)))
-                    seconds = f"{figure(took)} s against {figure(usual)} s"
-                    if hidden:
-                        how = f"waits for its data longer than the others, who then wait for it in forward: {seconds}"
-                    elif slow_now:
-                        how = f"takes {took / max(usual, 1e-9):.1f} times as long as the others: {seconds}"
-                    else:
-                        how = f"takes much longer in {bursts[place]:.0%} of the steps: {seconds} there"
-                    evidence = f"rank {number} takes {seconds} in the median of {len(part)} steps"
+                    there = slice(-rule.steps, None) if slow_now else np.flatnonzero(relative[:, place] > rule.burst)
+                    share = 1.0 if slow_now else float(bursts[place])
+                    how, seconds = _words(own[there], data[there], alone[there], place, share)
+                    evidence = f"rank {number} takes {seconds} in the median of {len(own[there])} steps"
                     episodes.begin(_finding(node, run, number, step, float(medians[place]), how, evidence))
             elif (
                 episodes.current is not None and medians[place] < 1 + (ratio - 1) / 2 and bursts[place] < rule.often / 2
@@ -163,6 +152,19 @@ class _Steps:
 def _typical(seconds: Table) -> Table:
     """Return of each step (rows) what ranks (columns) usually take, as one column; of two ranks, the faster one's."""
     return np.median(seconds, axis=1, keepdims=True) if seconds.shape[1] > 2 else seconds.min(axis=1, keepdims=True)
+
+
+def _words(own: Table, data: Table, alone: Table, place: int, share: float) -> tuple[str, str]:
+    """Say how one rank is slower than the others in these steps, the share `share` of all, and in how many seconds."""
+    hidden = alone[:, place].sum() > 1.05 * own[:, place].sum()
+    part = data if hidden else own
+    took, usual = float(np.median(part[:, place])), float(np.median(_typical(part)))
+    seconds = f"{figure(took)} s against {figure(usual)} s"
+    if hidden:
+        return f"waits for its data longer than the others, who then wait for it in forward: {seconds}", seconds
+    if share < 1:
+        return f"takes much longer in {share:.0%} of the steps: {seconds} there", seconds
+    return f"takes {took / max(usual, 1e-9):.1f} times as long as the others: {seconds}", seconds
 
 
 def _step(rank: Rank) -> float:
