@@ -10,7 +10,11 @@ from rankscope.agent.runs.state import Node
 
 LOST = (
     "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
-    "DistBackendError: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+    "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:59796: Connection reset by peer. This is …",
+    "RuntimeError: [gloo/transport/tcp/pair.cc:630] Write error [127.0.0.1]:4021: Broken pipe",
+    "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited or there was a network …",
+    "DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1275\nLast error:\nNet : Connection closed by remote peer",
+    "torch.distributed.DistNetworkError: failed to recv, got 0 bytes. Connection was likely closed.",
 )
 
 
@@ -79,6 +83,12 @@ def test_who_only_followed_is_told_when_nobody_here_was_first(exception: str) ->
     (found,) = judged(follower, None, now=12.0)
     assert found.rank == 0
     assert [cause.cause for cause in found.causes] == ["another rank went away"]
+
+
+def test_a_server_of_data_that_goes_away_is_no_rank() -> None:
+    raised = "ConnectionResetError: [Errno 104] Connection reset by peer"
+    (found,) = judged(Goodbye(7, 9.0, End.EXCEPTION, 1, exception=raised), None, now=9.1)
+    assert [cause.cause for cause in found.causes] == ["the training code raised an exception"]
 
 
 def test_who_followed_a_rank_out_of_memory_is_not_to_blame() -> None:

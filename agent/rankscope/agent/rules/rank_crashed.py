@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -14,7 +15,13 @@ from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node, Run
 
 SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
-LOST = ("connection closed by peer", "connection reset by peer", "remote process exit")  # of Gloo, TCPStore and NCCL
+# What Gloo, NCCL and TCPStore say of a peer that is gone, in the errors that torch makes of it. In a ConnectionError or
+# the like it is a server of data or of weights that went away.
+_LOST = re.compile(
+    r"(RuntimeError|(torch\.distributed\.)?Dist\w*Error): .*"
+    r"(connection (closed|reset) by|broken pipe|remote process exit|connection was likely closed)",
+    re.IGNORECASE | re.DOTALL,
+)
 PATIENCE = 2.0  # seconds in which the rank whose end explains the others' is still to be heard
 
 
@@ -96,7 +103,7 @@ def _cause(goodbye: Goodbye) -> Cause | None:
 
 def lost_another(goodbye: Goodbye) -> bool:
     """Tell whether a rank ended because it no longer reached another one."""
-    return goodbye.end is End.EXCEPTION and any(words in goodbye.exception.casefold() for words in LOST)
+    return goodbye.end is End.EXCEPTION and _LOST.match(goodbye.exception) is not None
 
 
 def led_by_another(goodbye: Goodbye) -> bool:
