@@ -12,7 +12,7 @@ LOST = (
     "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
     "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:59796: Connection reset by peer. This is …",
     "RuntimeError: [gloo/transport/tcp/pair.cc:630] Write error [127.0.0.1]:4021: Broken pipe",
-    "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited or there was a network …",
+    "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited or there was …",
     "DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1275\nLast error:\nNet : Connection closed by remote peer",
     "torch.distributed.DistNetworkError: failed to recv, got 0 bytes. Connection was likely closed.",
 )
