@@ -29,6 +29,7 @@ class Look:
     device: Device | None
     workload: Workload
     group: str  # its control group
+    cpus: affinity.Cpus
     confined: affinity.Confined
 
     @property
@@ -68,14 +69,14 @@ def _files_limit(look: Look) -> Values:
 def _cpus(look: Look) -> Values:
     """Give the smaller of the affinity mask and the groups' limits."""
     limit = cgroup.cpus(look.files, look.group)
-    allowed = len(affinity.allowed(look.files, look.stat.pid))
+    allowed = len(affinity.allowed(look.files, look.stat.pid, look.cpus))
     return look.one(min((each for each in (limit, allowed) if each), default=None))
 
 
 def _cpu_limit_used(look: Look) -> Values:
     """Give the time used under the quota, else that of the CPUs that the rank is bound to (as Slurm binds jobs)."""
     used = cgroup.cpu_time(look.files, look.group, "usage")
-    return look.one(used if used is not None else look.confined.look(look.files, look.stat.pid))
+    return look.one(used if used is not None else look.confined.look(look.files, look.stat.pid, look.cpus))
 
 
 def _memory_limit(look: Look) -> Values:

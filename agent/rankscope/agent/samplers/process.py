@@ -14,7 +14,7 @@ from rankscope.agent.runs.devices import Devices
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux import cgroup, workload
-from rankscope.agent.samplers._linux.affinity import Confined
+from rankscope.agent.samplers._linux.affinity import Confined, Cpus
 from rankscope.agent.samplers._linux.deaths import Deaths
 from rankscope.agent.samplers._linux.engine import Engine
 from rankscope.agent.samplers._linux.files import Files
@@ -83,9 +83,9 @@ class Process:
         if found:
             there = self._family.look(files)
             self._helpers = {pid: known for pid, known in self._helpers.items() if pid in there}
-            devices = Devices(node)
+            devices, cpus = Devices(node), Cpus(files)
             for rank, stat in found:
-                look = self._look(files, rank, stat, devices)
+                look = self._look(files, rank, stat, devices, cpus)
                 self._deaths.alive(rank.info.session, [each.pid for each in look.tree], look.group, now)
                 yield from collect(ROWS, look)
                 yield from self._slowly(look, now)
@@ -120,7 +120,7 @@ class Process:
             if death.resident:
                 yield Sample(OOM_RESIDENT, float(death.resident), key)
 
-    def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices) -> Look:
+    def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices, cpus: Cpus) -> Look:
         session = rank.info.session
         own = self._workloads.get(session)
         if own is None:
@@ -134,7 +134,7 @@ class Process:
         helpers = {child.pid for child in tree[1:] if self._is_helper(files, child)}
         group = cgroup.path_of(files, stat.pid) or "/"
         confined = self._confined.setdefault(session, Confined())
-        return Look(files, rank, stat, tree, helpers, devices.of(rank), own, group, confined)
+        return Look(files, rank, stat, tree, helpers, devices.of(rank), own, group, cpus, confined)
 
     def _is_helper(self, files: Files, stat: Stat) -> bool:
         known = self._helpers.get(stat.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from functools import cached_property
 
 from rankscope.agent.samplers._linux.files import Files
 
@@ -13,7 +14,23 @@ _CPU = re.compile(r"^cpu(\d+) (.*)$", re.MULTILINE)
 _IDLE = (3, 4)  # fields of /proc/stat: idle, iowait
 
 
-def allowed(files: Files, pid: int) -> frozenset[int]:
+class Cpus:
+    """The machine's CPUs that are on line, read once and only when asked for: a machine may have hundreds."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    @cached_property
+    def busy(self) -> dict[int, float]:
+        """The seconds in which each CPU was not idle, since the start of the machine. Raises OSError and ValueError."""
+        found: dict[int, float] = {}
+        for number, rest in _CPU.findall(self._files.text("proc/stat")):
+            ticks = [int(word) for word in rest.split()[:8]]  # guest time is part of user time already
+            found[int(number)] = sum(tick for i, tick in enumerate(ticks) if i not in _IDLE) / _TICKS
+        return found
+
+
+def allowed(files: Files, pid: int, cpus: Cpus) -> frozenset[int]:
     """Return the numbers of a process's CPUs, by its cpuset and its mask; empty where it does not tell.
 
     The kernel names those that could be plugged in, too, of which a virtual machine may have a hundred.
@@ -23,18 +40,9 @@ def allowed(files: Files, pid: int) -> frozenset[int]:
             mask = int(line.split()[1].replace(",", ""), 16)
             named = frozenset(i for i in range(mask.bit_length()) if mask >> i & 1)
             with contextlib.suppress(OSError):
-                return named & busy(files).keys() or named
+                return named & cpus.busy.keys() or named
             return named
     return frozenset()
-
-
-def busy(files: Files) -> dict[int, float]:
-    """Return for each CPU that is on line the seconds in which it was not idle, since the start of the machine."""
-    found: dict[int, float] = {}
-    for number, rest in _CPU.findall(files.text("proc/stat")):
-        ticks = [int(word) for word in rest.split()[:8]]  # guest time is part of user time already
-        found[int(number)] = sum(tick for i, tick in enumerate(ticks) if i not in _IDLE) / _TICKS
-    return found
 
 
 class Confined:
@@ -47,9 +55,9 @@ class Confined:
         self._last: dict[int, float] = {}
         self._total = 0.0
 
-    def look(self, files: Files, pid: int) -> float | None:
+    def look(self, files: Files, pid: int, cpus: Cpus) -> float | None:
         """Return the seconds, None where the process may use all CPUs. Raises OSError and ValueError."""
-        own, now = allowed(files, pid), busy(files)
+        own, now = allowed(files, pid, cpus), cpus.busy
         if not own or not own < now.keys():
             self._last = {}
             return None
