@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from tests.waiting import wait_for
@@ -174,15 +177,22 @@ stop.set(); thread.join()
 
 def test_the_death_of_a_rank_is_noticed_while_its_workers_live_on(agent: Agent, script: Script) -> None:
     code = """
-if os.fork() == 0:
+worker = os.fork()
+if worker == 0:
     time.sleep(90)
     os._exit(0)
+print(worker, flush=True)
 time.sleep(0.5)
 os.kill(os.getpid(), 9)
 """
     process = script(FORK + code)
-    process.wait(60)
-    wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    try:
+        process.wait(60)
+        wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
+    finally:
+        os.kill(worker, signal.SIGKILL)  # raises where the worker had not outlived the rank
     assert agent.only.goodbye is not None
     assert agent.only.goodbye.reason == agent.only.goodbye.VANISHED
 
