@@ -40,9 +40,10 @@ def told(rule: Rule, rows: list[Row]) -> list[Finding]:
     return findings(list(Replay([(type(rule).__name__, rule)], "run").feed(rows)))
 
 
-def training(steps: int = 100, seconds: float = 1.0, ranks: int = 1) -> tuple[Node, list[Rank]]:
+def training(steps: int = 100, seconds: float = 1.0, ranks: int = 1, world: int = 0) -> tuple[Node, list[Rank]]:
     node = Node("n")
-    found = [node.attach(RankInfo(RankKey("p", "r", i), 1, "id"), 0.0) for i in range(ranks)]
+    world = world or ranks
+    found = [node.attach(RankInfo(RankKey("p", "r", i), 1, "id", world_size=world), 0.0) for i in range(ranks)]
     step = np.arange(steps)
     for rank in found:
         rank.apply(
@@ -120,6 +121,24 @@ class TestTrainingStalled:
         ranks[0].beat(Heartbeat(150.0, 99, "checkpoint"), 150.0)
         assert self.stalled(node, 99 + 1000) == []
         assert self.stalled(node, 99 + 2000) == [0, 1, 2, 3]
+
+    def test_a_checkpoint_of_a_rank_that_is_not_heard_here_is_given_five_minutes(self) -> None:
+        node, ranks = training(ranks=2, world=4)
+        for rank in ranks:
+            rank.beat(Heartbeat(150.0, 99, "backward"), 150.0)
+        assert self.stalled(node, 99 + 280) == []
+        verdict = TrainingStalled().check(node, node.runs["p", "r"], 99 + 320)
+        assert isinstance(verdict, tuple)
+        assert [finding.rank for finding in verdict] == [0, 1]
+        assert verdict[0].summary == "no step for 5 min: the longest before took 1 s"
+        assert verdict[0].causes[0].cause == "a rank on another node holds this one up"
+        assert verdict[0].causes[0].evidence.startswith("2 of 4 ranks are on this node")
+
+    def test_a_rank_that_is_behind_here_is_not_looked_for_elsewhere(self) -> None:
+        node, ranks = training(ranks=2, world=4)
+        for rank, phase in zip(ranks, ("forward", "backward"), strict=True):
+            rank.beat(Heartbeat(150.0, 99, phase), 150.0)
+        assert self.stalled(node, 99 + 65) == [0, 1]
 
     def test_a_gap_in_a_log_is_a_stall_unless_steps_went_on(self) -> None:
         before = rows_of({"loss": [1.0] * 50})

@@ -24,12 +24,15 @@ class TrainingStalled:
     The limit is `factor` times the longest interval between the last 512 steps, which holds the evaluations and
     checkpoints among them, and at least `least`. While a rank says that it evaluates or saves (`phase()`), the limit is
     at least `announced`, and until what one announced by `expect()` none is stalled: the others wait for it. Before the
-    first steps there is nothing to compare with: `first`. A rank that has ended is another rule's matter.
+    first steps there is nothing to compare with: `first`. What ranks on other nodes say is not heard here: while those
+    of this node stand alike, they may wait for a checkpoint over there, and the limit is at least `elsewhere`. A rank
+    that has ended is another rule's matter.
 
     Needs the time of steps. Uses heartbeats, phases and the GPUs' utilisation and power.
 
     Defaults: NVRx waits 5 times the longest interval seen; NCCL gives up after 10 minutes; SageMaker takes 30 minutes,
-    and 20 for the first step. `factor` 5, `least` 60 s, `first` 20 min, `announced` 30 min. Severity critical.
+    and 20 for the first step. `factor` 5, `least` 60 s, `first` 20 min, `announced` 30 min, `elsewhere` 5 min. Severity
+    critical.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
@@ -40,12 +43,14 @@ class TrainingStalled:
     least: Seconds = 60.0
     first: Seconds = 1200.0
     announced: Seconds = 1800.0
+    elsewhere: Seconds = 300.0
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
         assert run is not None
         alive = [rank for rank in run.ranks.values() if rank.state(now) not in ENDED]
         expected = any(now <= rank.expect_until for rank in alive)
         announced = any(rank.heartbeat is not None and rank.heartbeat.phase in ("eval", "checkpoint") for rank in alive)
+        least = self.elsewhere if _unheard(run, now) else self.least
 
         def judge(rank: Rank) -> tuple[Finding, ...] | Incomplete:
             if rank.state(now) in ENDED:
@@ -53,28 +58,34 @@ class TrainingStalled:
             since = rank.last_step_time if rank.step is not None else run.started
             if math.isnan(since) or math.isnan(now):
                 return Incomplete("the record has no clock")
-            limit, still = self._limit(rank, announced), now - since
-            if still <= limit or expected:
+            longest, still = _longest(rank), now - since
+            limit = max(least, self.first if longest is None else self.factor * longest)
+            if still <= (max(limit, self.announced) if announced else limit) or expected:
                 return ()
             step = rank.step if rank.step is not None else 0
-            summary = f"no step for {duration(still)}: the longest before took {duration(limit / self.factor)}"
-            if len(rank.step_seconds) < WARM:
-                summary = f"no step for {duration(still)} since the start"
+            before = " since the start" if longest is None else f": the longest before took {duration(longest)}"
+            summary = f"no step for {duration(still)}{before}"
             here = Around(node, run, rank, step, since)
             return (Finding(summary, step, now, still, rank.info.key.rank, causes=_causes(here, now)),)
 
         return each_rank(run.ranks.values(), judge)
 
-    def _limit(self, rank: Rank, announced: bool) -> float:
-        ends = rank.step_seconds.time[-512:]  # of steps, or of every k-th where only that is logged
-        known = len(ends) >= WARM
-        limit = max(self.least, self.factor * float(np.max(np.diff(ends)))) if known else self.first
-        return max(limit, self.announced) if announced else limit
-
 
 ENDED = ("finished", "failed")
 WARM = 6  # ends of steps before their intervals are compared with
 PLACES = {"data": 0, "forward": 1, "forward_backward": 1, "backward": 2, "optimizer": 3}  # of phases within a step
+
+
+def _longest(rank: Rank) -> float | None:
+    """Return the longest interval between recent steps, s, or None while there are too few to compare with."""
+    ends = rank.step_seconds.time[-512:]  # of steps, or of every k-th where only that is logged
+    return float(np.max(np.diff(ends))) if len(ends) >= WARM else None
+
+
+def _unheard(run: Run, now: float) -> bool:
+    """True where the one that is waited for can be on another node: nobody here is behind, or gone."""
+    elsewhere = len(run.ranks) < run.info.world_size
+    return elsewhere and not any(rank.state(now) in ENDED for rank in run.ranks.values()) and not _behind(run)[0]
 
 
 def _causes(here: Around, now: float) -> tuple[Cause, ...]:
@@ -83,6 +94,7 @@ def _causes(here: Around, now: float) -> tuple[Cause, ...]:
     found = [
         hardware.fault(here),
         _others(here, now, how),
+        _elsewhere(here, now),
         _spinning(here, now),
         None if waits else _phase(here),
         _idle(here),
@@ -99,6 +111,19 @@ def _others(here: Around, now: float, how: str) -> Cause | None:
     if ended:
         return Cause("a rank has ended and the others wait for it", f"{names(ended)} ended", fix)
     return Cause("the others wait for one rank", how, fix) if how else None
+
+
+def _elsewhere(here: Around, now: float) -> Cause | None:
+    """All ranks of this node wait alike, and the run has more of them."""
+    run = here.run
+    if run is None or not _unheard(run, now):
+        return None
+    return Cause(
+        "a rank on another node holds this one up",
+        f"{len(run.ranks)} of {run.info.world_size} ranks are on this node, and none of them is behind the others",
+        "see what the agents of the other nodes say, and which node's ranks are at the lowest step (Grafana: ranks, "
+        "Steps behind the fastest rank)",
+    )
 
 
 def _behind(run: Run | None) -> tuple[list[int], str]:
