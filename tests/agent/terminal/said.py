@@ -101,7 +101,7 @@ def snapshot(gpus: int = 0, ranks: int = 0, **more: Any) -> dict[str, Any]:
         "started": NOW - 7980,
         "ready": True,
         "series": 100,
-        "dropped": {"queue_full": 0},
+        "dropped": {"bad_payload": 0},
         "samplers": {"gpu": {"up": True, "failure": None}},
         "gpus": [gpu(i, ranks=[{"run": RUN, "rank": r} for r in range(i, ranks, gpus)]) for i in range(gpus)],
         "system": {"cpus": 96.0, "load1": 31.5, "memory_size_bytes": 2**40, "memory_available_bytes": 2**39},
@@ -124,6 +124,6 @@ def troubled(ranks: int = 64) -> dict[str, Any]:
     made["gpus"][6] |= {"states": {"starved": 0.6, "working": 0.4}, "utilization": 0.4}
     made["gpus"][7] |= {"states": {"throttled": 0.9, "idle": 0.1}, "temperature_celsius": 86.0}
     made["samplers"]["kernel"] = {"up": False, "failure": "/dev/kmsg: Permission denied"}
-    made["dropped"]["queue_full"] = 12
+    made["dropped"]["bad_payload"] = 12
     assert math.isfinite(NOW)
     return made

@@ -148,7 +148,7 @@ def test_gpus_of_several_models_are_told_apart_and_so_are_their_runs() -> None:
 def test_a_blind_sampler_and_lost_points_are_said_plainly() -> None:
     text = picture(troubled())
     assert "blind: kernel: /dev/kmsg: Permission denied" in text
-    assert "dropped: 12 queue_full" in text
+    assert "dropped: 12 bad_payload" in text
 
 
 def test_nan_is_a_value() -> None:
