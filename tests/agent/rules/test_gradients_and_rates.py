@@ -49,6 +49,19 @@ class TestGradientExplosion:
         wide = np.exp(1.5 * np.random.default_rng(seed).standard_normal(4000))
         assert not check_rule(GradientExplosion, rows_of({"grad_norm": wide}))
 
+    def test_a_learning_rate_that_jumped_is_no_warm_up(self) -> None:
+        norm, rate = norms(300), 1e-3 * 0.999 ** np.arange(300)
+        norm[200:] *= 40
+        for rates, evidence in (
+            (np.where(np.arange(300) < 198, rate, 2.0), "jumped from 0.0008211 to 2"),
+            (1e-3 * 1.02 ** np.arange(300), "still going up"),
+        ):
+            (found,) = check_rule(GradientExplosion, rows_of({"grad_norm": norm, "lr": rates}))
+            (large,) = [cause for cause in found.causes if cause.cause == "the learning rate is too large"]
+            assert evidence in large.evidence
+            assert ("from 0.000821" in large.fix) == ("jumped" in evidence)
+            assert ("lower the peak" in large.fix) == ("going up" in evidence)
+
 
 class TestLearningRateAnomaly:
     @pytest.mark.parametrize("rate", [math.nan, math.inf, -1e-3])

@@ -10,6 +10,8 @@ from rankscope.agent.model import Cause
 from rankscope.agent.rules._causes.around import Around, figure
 
 RISE = 1.5  # a learning rate that grew by so much over the last points is rising: a warm-up or a restart
+JUMP = 3.0  # so many times its value from one point to the next, where it had hardly moved before, is no warm-up
+STEADY = 1.2  # so much it may have moved from one point to the next before a jump, up or down
 
 
 def rising(here: Around, points: int = 32) -> bool:
@@ -21,6 +23,21 @@ def rising(here: Around, points: int = 32) -> bool:
     return bool(values[-1] > RISE * values[0] or (values[-1] > values[0] and values[0] <= 0))
 
 
+def jump(here: Around, points: int = 32) -> tuple[float, float] | None:
+    """Return the learning rate before and after it jumped, shortly before it happened or as it did; None if not."""
+    at = here.at("lr")
+    values = np.append(here.before("lr", points), [] if at is None else at)
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values) < 4:
+        return None
+    times = values[1:] / values[:-1]
+    place = int(np.argmax(times))
+    before = times[max(0, place - 8) : place]
+    if times[place] < JUMP or len(before) < 2 or before.max() > STEADY or before.min() < 1 / STEADY:
+        return None
+    return float(values[place]), float(values[place + 1])
+
+
 def too_large(here: Around) -> Cause | None:
     """The steps are too large. Contradicted where the learning rate is known to be 0."""
     rate = here.recent("lr")
@@ -28,7 +45,13 @@ def too_large(here: Around) -> Cause | None:
         return None
     evidence = [] if rate is None else [f"the learning rate was {figure(rate)}"]
     fix = "lower the learning rate 3 to 10 times"
-    if rising(here):
+    if (jumped := jump(here)) is not None:
+        evidence.append(f"it had jumped from {figure(jumped[0])} to {figure(jumped[1])}")
+        fix = (
+            f"find what raised the learning rate from {figure(jumped[0])}: a restart of the schedule, a resume with "
+            "another one, a wrong unit or world size"
+        )
+    elif rising(here):
         evidence.append("it was still going up in its warm-up or after a restart of its schedule")
         fix = f"lower the peak learning rate below {figure(rate or 0)}, or make the warm-up longer"
     losses = here.before("loss", 24)
