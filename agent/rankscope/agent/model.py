@@ -241,6 +241,7 @@ class Finding:
     description: str = ""
     causes: tuple[Cause, ...] = ()  # most likely first
     labels: Mapping[str, str] = field(default_factory=dict[str, str])  # closed sets only: `xid`, `name`, …
+    tentative: bool = False  # who could say more of the causes was asked, and has not answered yet
 
 
 @dataclass(frozen=True, slots=True)

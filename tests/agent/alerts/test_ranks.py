@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rankscope.agent.alerts.render import ranges
 from rankscope.agent.fakes import FixedRule
-from rankscope.agent.model import Finding
+from rankscope.agent.model import Cause, Finding
 
 Nan = Callable[..., tuple[Finding, ...]]
 
@@ -32,6 +33,24 @@ def test_ranks_that_come_within_the_group_wait_are_gathered(desk: Any, nan: Nan)
     assert len(desk.sent) == 1
     assert desk.notes()["ranks"] == "0-7"
     assert "rank" not in desk.labels()
+
+
+def test_causes_that_others_know_more_of_are_waited_for_within_the_second(desk: Any, nan: Nan) -> None:
+    """The first notification is what people act on: it names the cause once those that were asked have answered."""
+    (finding,) = nan(3)
+    desk.judge([replace(finding, tentative=True, causes=(Cause("a division", "", ""),))])
+    desk.wait(0.6)
+    assert desk.sent == []
+    desk.judge([replace(finding, causes=(Cause("a bad batch", "", ""),))])
+    desk.engine.tick(desk.now)
+    assert desk.notes()["causes"] == "a bad batch"
+
+
+def test_causes_are_not_waited_for_beyond_the_second(desk: Any, nan: Nan) -> None:
+    (finding,) = nan(3)
+    desk.judge([replace(finding, tentative=True)])
+    desk.wait(0.8)
+    assert desk.statuses == ["LossNaN firing"]
 
 
 def test_one_rank_alone_is_a_label(desk: Any, nan: Nan) -> None:

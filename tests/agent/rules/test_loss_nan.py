@@ -142,5 +142,6 @@ def test_a_rank_whose_loss_comes_later_is_compared_all_the_same() -> None:
     told = [found for verdict in seen for found in verdict]
     assert {(found.rank, found.step) for found in told} == {(1, 2)}
     assert "a bad batch" not in causes(told[0])  # nobody knows yet
+    assert (told[0].tentative, told[-1].tentative) == (True, False)
     assert told[-1].causes[0].cause == "a bad batch"
     assert "1 other rank had a finite loss" in told[-1].causes[0].evidence

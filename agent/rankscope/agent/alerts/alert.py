@@ -39,6 +39,7 @@ class Evidence:
     value: float | None = None
     rank: int | None = None  # which rank had it before all others
     causes: tuple[Cause, ...] = ()
+    tentative: bool = False  # whether more will be known of the causes within a moment
 
     @staticmethod
     def of(findings: Sequence[Finding], severity: Severity) -> Evidence:
@@ -56,6 +57,7 @@ class Evidence:
             value=first.value,
             rank=first.rank if alone else None,
             causes=first.causes,
+            tentative=first.tentative,
         )
 
     def earlier(self, other: Evidence) -> Evidence:
@@ -142,7 +144,9 @@ class Alert:
         mine = self.evidence
         if mine.step is not None and (mine.step, mine.rank) == (evidence.step, evidence.rank):
             # The same finding, by now better understood.
-            self.evidence = replace(mine, description=evidence.description, causes=evidence.causes)
+            self.evidence = replace(
+                mine, description=evidence.description, causes=evidence.causes, tentative=evidence.tentative
+            )
         return False
 
     def cleared(self, hold: Span, now: Mark) -> None:

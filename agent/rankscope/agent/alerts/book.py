@@ -19,6 +19,7 @@ from rankscope.agent.model import SEVERITIES, Finding, Severity, Span
 log = logging.getLogger(__name__)
 
 USER_ALERT = "UserAlert"
+ANSWERS = 0.75  # seconds that ranks have at most to say what they know: a NaN is told of within a second
 REMEMBERED = 200  # alerts that are over and still shown
 
 
@@ -123,8 +124,9 @@ class Book:
                 self.finish(alert, "" if user else "No rule judges this any more; the problem may be there still.")
 
     def settle(self, alert: Alert, now: float) -> None:
-        """Freeze the labels once every rank had its chance to join."""
-        if alert.settled or now < alert.fired + self._settings.group_wait:
+        """Freeze the labels once every rank had its chance to join, and to say what it knows of the causes."""
+        wait = max(self._settings.group_wait, ANSWERS) if alert.evidence.tentative else self._settings.group_wait
+        if alert.settled or now < alert.fired + wait:
             return
         self._label(alert)
         alert.settled = self.urgent = True

@@ -39,11 +39,11 @@ class Episodes:
     def begin(self, finding: Finding) -> None:
         self._told.append(Episode(finding))
 
-    def revise(self, causes: tuple[Cause, ...]) -> None:
+    def revise(self, causes: tuple[Cause, ...], tentative: bool) -> None:
         """Replace the causes of the newest episode, where it is still told: more is known of it by now."""
         if self._told:
             newest = self._told[-1]
-            newest.finding = replace(newest.finding, causes=causes)
+            newest.finding = replace(newest.finding, causes=causes, tentative=tentative)
 
     def end(self, now: float) -> None:
         if (current := self.current) is not None:

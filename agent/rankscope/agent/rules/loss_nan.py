@@ -118,8 +118,9 @@ class _Memory:
             value=value,
             rank=rank.info.key.rank,
             causes=not_finite.causes(node, run, rank, step, time, value),
+            tentative=_behind(run, step),
         )
-        self.early = finding if _behind(run, step) else None
+        self.early = finding if finding.tentative else None
         # Told until the others' losses have come, though a finite loss follows at once: they say whose fault it is.
         self.episodes.hold = COMPARE if self.early is not None else 0.0
         self.episodes.begin(finding)
@@ -130,8 +131,9 @@ class _Memory:
         assert early is not None
         assert early.step is not None
         assert early.value is not None
-        self.episodes.revise(not_finite.causes(node, run, rank, early.step, early.time, early.value))
-        if not _behind(run, early.step):
+        behind = _behind(run, early.step)
+        self.episodes.revise(not_finite.causes(node, run, rank, early.step, early.time, early.value), behind)
+        if not behind:
             self.early = None
 
 
