@@ -33,6 +33,7 @@ from rankscope.agent.rules.throughput_drop import ThroughputDrop
 from rankscope.agent.rules.training_stalled import TrainingStalled
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node
+from tests.agent.rules.machine import Machine
 
 
 def told(rule: Rule, rows: list[Row]) -> list[Finding]:
@@ -334,3 +335,25 @@ class TestACpuLimit:
             cause = slow.data_loading(Around(node, node.runs["p", "r"], rank, 139, 140.0))
             assert cause is not None
             assert expected in cause.evidence + cause.fix
+
+
+@pytest.mark.parametrize(
+    ("busy", "own", "evidence"),
+    [
+        (2.0, 0.9, "the 2 CPU cores are busy 100% of the time, 55% with what is not of this run"),
+        (2.0, 1.9, None),  # the training fills them itself
+        (1.2, 0.2, None),  # there is room
+    ],
+)
+def test_other_work_on_the_cores_is_told_from_the_trainings_own(busy: float, own: float, evidence: str | None) -> None:
+    def sampled(t: float) -> dict[tuple[str, ...], float]:
+        return {
+            ("system_cpus",): 2.0,
+            ("system_cpu_seconds_total", "user"): busy * t,
+            ("system_cpu_seconds_total", "idle"): (2.0 - busy) * t,
+            ("rank_cpu_seconds_total", "exp-1", "0"): own * t,
+        }
+
+    machine = Machine().live(90, sampled, steps_per_second=1)
+    cause = slow.crowded(Around(machine.node, machine.run, machine.rank, 89, machine.now))
+    assert (cause.evidence if cause is not None else None) == evidence

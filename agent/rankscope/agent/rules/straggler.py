@@ -189,7 +189,7 @@ def _finding(node: Node, run: Run, number: int, step: int, ratio: float, how: st
     rank = run.ranks[number]
     time = float(rank.last_step_time)
     here = Around(node, run, rank, step, time)
-    causes: list[Cause | None] = [slow.throttling(here)]
+    causes: list[Cause | None] = [slow.throttling(here), slow.crowded(here)]
     loading = slow.data_loading(here)
     causes.append(loading)
     causes.append(

@@ -9,6 +9,7 @@ from rankscope.agent.rules._causes.around import Around, figure
 from rankscope.agent.rules._cores import Cores, cores
 from rankscope.agent.rules._phases import phases_of
 from rankscope.agent.runs.devices import Devices
+from rankscope.agent.runs.series import Series
 
 MUCH = 0.25  # share of the step that is worth naming
 THROTTLED = {
@@ -21,7 +22,15 @@ THROTTLED = {
 
 def causes(here: Around) -> tuple[Cause, ...]:
     """Return what may hold a rank up, the largest share of its time first."""
-    found = [data_loading(here), straggler(here), throttling(here), *beside(here), host(here), small_batch(here)]
+    found = [
+        data_loading(here),
+        straggler(here),
+        throttling(here),
+        crowded(here),
+        *beside(here),
+        host(here),
+        small_batch(here),
+    ]
     return tuple(cause for cause in found if cause is not None)
 
 
@@ -97,6 +106,26 @@ def host(here: Around) -> Cause | None:
         evidence,
         "look for logging, .item(), checkpoints or Python loops between the steps; a stack sample of the "
         "rank shows them",
+    )
+
+
+def crowded(here: Around) -> Cause | None:
+    """Other work takes the machine's CPU cores. Contradicted by idle cores, and where the run itself fills them."""
+    there = _cores(here)
+    if here.run is None or there is None or there.limited or there.number is None or there.busy < 0.9:
+        return None
+    ranks = [s for labels, s in here.node.windows("rank_cpu_seconds_total") if labels[0] == here.run.name]
+    rates = [rate for series in ranks if (rate := _rate(series)) is not None]
+    if len(rates) < len(here.run.ranks):
+        return None
+    other = there.busy - sum(rates) / there.number
+    if other < MUCH:
+        return None
+    which = f"the {there.number:.0f} CPU cores are busy {there.busy:.0%} of the time"
+    return Cause(
+        "other work takes the CPU cores",
+        f"{which}, {other:.0%} with what is not of this run",
+        "find it with top and move it, or give the training cores of its own (taskset, cpuset)",
     )
 
 
@@ -180,7 +209,12 @@ def _busy_host(here: Around) -> bool:
 
 def _pressure(here: Around, resource: str) -> float | None:
     series = here.node.window("system_pressure_seconds_total", resource, "some")
-    if series is None or len(series) < 2:
+    return None if series is None else _rate(series)
+
+
+def _rate(series: Series) -> float | None:
+    """Return by how much a counter grew each second of its last minute; None with fewer than two looks."""
+    if len(series) < 2:
         return None
     recent = series.time >= series.time[-1] - 60
     value, time = series.value[recent], series.time[recent]
