@@ -42,13 +42,14 @@ class Straggler:
 
     Defaults: NVRx flags a rank below 0.75 of the speed of the best, that is `ratio` 1.33; TraceML warns at a tenth of
     the step. `ratio` 1.25 over 30 steps, `burst` 1.5 in a fifth of 120: of sequences whose length varies by half, one
-    rank in eight has by chance as many long ones in 30 steps.
+    rank in eight has by chance as many long ones in 30 steps. `for` 5 s: where steps take milliseconds, a core that
+    another process held for a moment is not worth a word.
     """
 
     scope: ClassVar[Literal["run", "node"]] = "run"
     needs: ClassVar[tuple[str, ...]] = ("rank_step_seconds", "data_seconds", "forward_seconds")
     severity: Severity = "warning"
-    for_: Span = field(default_factory=Span)
+    for_: Span = field(default_factory=lambda: Span(seconds=5.0))
     ratio: float = 1.25
     burst: float = 1.5
     often: float = 0.2
@@ -187,7 +188,9 @@ def _by_step(parts: tuple[Series, ...], after: int) -> dict[int, tuple[float, fl
 
 def _finding(node: Node, run: Run, number: int, step: int, ratio: float, how: str, evidence: str) -> Finding:
     rank = run.ranks[number]
-    time = float(rank.last_step_time)
+    ends = _own(rank)[-1]
+    place = int(np.searchsorted(ends.step, step))
+    time = float(ends.time[place]) if place < len(ends) else float(rank.last_step_time)
     here = Around(node, run, rank, step, time)
     causes: list[Cause | None] = [slow.throttling(here), slow.crowded(here)]
     loading = slow.data_loading(here)
