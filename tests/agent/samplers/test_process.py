@@ -33,7 +33,7 @@ HEX = "0123456789abcdef" * 4
 def test_a_process_name_may_hold_anything(root: Root) -> None:
     stat = parse_stat("7 (a) b (c)) S 1 1 1 0 -1 0 0 0 0 0 100 50 30 20 20 0 4 0 900 0 25 0")
     assert (stat.pid, stat.name, stat.parent, stat.threads, stat.start) == (7, "a) b (c)", 1, 4, 900)
-    assert stat.cpu == pytest.approx(200 / os.sysconf("SC_CLK_TCK"))
+    assert (stat.cpu, stat.reaped) == pytest.approx((200 / os.sysconf("SC_CLK_TCK"), 50 / os.sysconf("SC_CLK_TCK")))
 
 
 def test_a_rank_counts_with_all_its_descendants(node: Node, root: Root) -> None:
@@ -46,7 +46,7 @@ def test_a_rank_counts_with_all_its_descendants(node: Node, root: Root) -> None:
     found = values(Process(root=str(root)).sample(node))
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     assert found["rank_cpu_seconds_total", "exp-1", "0"] == pytest.approx(180 / tick)
-    assert found["rank_worker_cpu_seconds_total", "exp-1", "0"] == pytest.approx(50 / tick)
+    assert found["rank_worker_cpu_seconds_total", "exp-1", "0"] == pytest.approx(60 / tick), "with those that ended"
     assert found["rank_resident_memory_bytes", "exp-1", "0"] == 18 * page
     assert found["rank_workers", "exp-1", "0"] == 2, "the SDK's own process is none"
     assert found["rank_threads", "exp-1", "0"] == 12
@@ -408,6 +408,43 @@ def test_real_processes_with_real_children(node: Node, tmp_path: Path) -> None:
         os.killpg(process.pid, 9)
         process.wait()
         sampler.close()
+
+
+_EPOCHS = """
+import os, signal, sys, time
+for _ in sys.stdin:
+    worker = os.fork()
+    if not worker:
+        while time.process_time() < 0.3:
+            pass
+        os.write(1, b"worked\\n")
+        signal.pause()
+    sys.stdin.readline()
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    print("ended", flush=True)
+"""
+
+
+def test_workers_that_each_epoch_starts_anew_go_on_counting(node: Node) -> None:
+    """As a DataLoader without persistent workers has them: those of the first epoch are gone, what they used is not."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-u", "-c", _EPOCHS], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        attach(node, process.pid)
+        sampler = Process()
+        used: list[float] = []
+        for line in ("worked", "ended", "worked", "ended"):
+            process.stdin.write("on\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == f"{line}\n"
+            used.append(values(sampler.sample(node))["rank_worker_cpu_seconds_total", "exp-1", "0"])
+        process.stdin.close()
+        sampler.close()
+    assert used == sorted(used)
+    assert used[0] >= 0.25
+    assert used[2] >= used[1] + 0.25
 
 
 class _Engine(http.server.BaseHTTPRequestHandler):

@@ -150,7 +150,7 @@ class Process:
         """Yield CPU time, which never goes back: the kernel forgets that of a child that nobody waited for."""
         totals = {
             CPU_SECONDS: sum((stat.cpu for stat in look.tree), 0.0),
-            WORKER_CPU_SECONDS: sum((stat.cpu for stat in look.workers), 0.0),
+            WORKER_CPU_SECONDS: sum((stat.cpu for stat in look.workers), look.stat.reaped),
         }
         for metric, total in totals.items():
             key = (look.rank.info.session, metric.name)

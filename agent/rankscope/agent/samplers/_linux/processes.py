@@ -21,6 +21,7 @@ class Stat:
     state: str
     parent: int
     cpu: float  # user and system time, with that of reaped children
+    reaped: float  # that of reaped children alone
     threads: int
     start: int
     resident: int  # bytes
@@ -36,6 +37,7 @@ def parse_stat(text: str) -> Stat:
         state=words[0],
         parent=int(words[1]),
         cpu=sum(int(word) for word in words[11:15]) / TICKS,
+        reaped=sum(int(word) for word in words[13:15]) / TICKS,
         threads=int(words[17]),
         start=int(words[19]),
         resident=int(words[21]) * PAGE,
