@@ -133,6 +133,42 @@ def test_a_rank_that_is_bound_to_some_cpus_has_used_up_what_is_used_of_those(nod
     assert key not in found_now
 
 
+def test_of_nested_limits_the_tightest_counts(node: Node, root: Root) -> None:
+    """What holds the rank up is the pod's 4 CPUs, which its neighbours use too, not the 8 of its own container."""
+    root.process(100, group="/pod/leaf", cpus="ffff")
+    root.write(
+        {
+            "sys/fs/cgroup/cgroup.controllers": "cpu",
+            "sys/fs/cgroup/pod/leaf/cpu.max": "800000 100000\n",
+            "sys/fs/cgroup/pod/leaf/cpu.stat": "usage_usec 1000000\nthrottled_usec 0\n",
+            "sys/fs/cgroup/pod/cpu.max": "400000 100000\n",
+            "sys/fs/cgroup/pod/cpu.stat": "usage_usec 9000000\nthrottled_usec 3000000\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    assert found["rank_cpus", "exp-1", "0"] == 4
+    assert found["rank_cpu_limit_used_seconds_total", "exp-1", "0"] == 9
+    assert found["rank_cpu_throttled_seconds_total", "exp-1", "0"] == 3
+
+
+def test_a_rank_bound_to_fewer_cpus_than_its_groups_limit_has_used_up_those(node: Node, root: Root) -> None:
+    """Four ranks in one group of 16 CPUs, each bound to 4: what the others use is not this one's."""
+    root.process(100, group="/job", cpus="000f")
+    root.write(
+        {
+            "proc/stat": "cpu 0 0 0 0\n" + "".join(f"cpu{i} 700 0 0 500 0 0 0 0\n" for i in range(16)),
+            "sys/fs/cgroup/cgroup.controllers": "cpu",
+            "sys/fs/cgroup/job/cpu.max": "1600000 100000\n",
+            "sys/fs/cgroup/job/cpu.stat": "usage_usec 112000000\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    assert found["rank_cpus", "exp-1", "0"] == 4
+    assert found["rank_cpu_limit_used_seconds_total", "exp-1", "0"] == 0, "of its own CPUs, from the first look on"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount of one's own needs root")
 def test_a_rank_with_a_small_shm_of_its_own_shows_it(node: Node) -> None:
     """As in a container: 64 MiB unless somebody asked for more."""

@@ -74,9 +74,14 @@ def _cpus(look: Look) -> Values:
 
 
 def _cpu_limit_used(look: Look) -> Values:
-    """Give the time used under the quota, else that of the CPUs that the rank is bound to (as Slurm binds jobs)."""
-    used = cgroup.cpu_time(look.files, look.group, "usage")
-    return look.one(used if used is not None else look.confined.look(look.files, look.stat.pid, look.cpus))
+    """Give the time used under the quota, or that of the CPUs that the rank is bound to (as Slurm binds jobs).
+
+    Of the two the tighter one, as `_cpus` does.
+    """
+    quota, bound = cgroup.cpus(look.files, look.group), len(affinity.allowed(look.files, look.stat.pid, look.cpus))
+    if quota is not None and quota <= (bound or quota):
+        return look.one(cgroup.cpu_time(look.files, look.group, "usage"))
+    return look.one(look.confined.look(look.files, look.stat.pid, look.cpus))
 
 
 def _memory_limit(look: Look) -> Values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from typing import Literal, NamedTuple
 
@@ -58,26 +59,26 @@ def memory(files: Files, path: str) -> Memory | None:
 
 def cpus(files: Files, path: str) -> float | None:
     """Return how many CPUs' time the groups allow, or None where they set no limit."""
-    return min((limit for folder in folders(files, path) if (limit := _cpu_limit(files, folder))), default=None)
+    return min(_cpu_limits(files, path).values(), default=None)
 
 
-def _cpu_limit(files: Files, folder: str) -> float | None:
-    try:
-        quota, period = files.text(f"{folder}/cpu.max").split()
-        return int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None  # `max`, or a group without the controller
+def _cpu_limits(files: Files, path: str) -> dict[str, float]:
+    """Return the limits of those folders that have one, innermost first."""
+    found: dict[str, float] = {}
+    for folder in folders(files, path):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # `max`, or a group without the controller
+            quota, period = files.text(f"{folder}/cpu.max").split()
+            found[folder] = int(quota) / int(period)
+    return found
 
 
 def cpu_time(files: Files, path: str, name: Literal["throttled", "usage"]) -> float | None:
-    """Return for how long the innermost limited group was held back, or what CPU time it used, in seconds."""
-    for folder in folders(files, path):
-        try:
-            if files.text(f"{folder}/cpu.max").startswith("max"):
-                continue
-            return files.table(f"{folder}/cpu.stat")[f"{name}_usec"] / 1e6
-        except (OSError, LookupError):
-            continue
+    """Return for how long the group with the tightest limit was held back, or what CPU time it used, in seconds."""
+    limits = _cpu_limits(files, path)
+    if not limits:
+        return None
+    with contextlib.suppress(OSError, LookupError):
+        return files.table(f"{min(limits, key=lambda folder: limits[folder])}/cpu.stat")[f"{name}_usec"] / 1e6
     return None
 
 
