@@ -302,6 +302,22 @@ def test_a_file_system_that_was_always_read_only_may_be_full() -> None:
     assert disk(Machine().live(100, lambda _: values, every=10, sampler="disk")) == []
 
 
+def test_a_file_system_that_no_longer_answers_is_told_and_one_that_was_unmounted_is_not() -> None:
+    """As NFS whose server is gone: whoever touches it hangs, and the next checkpoint will."""
+    rule, machine, readonly = DiskPressure(), Machine(), ("system_filesystem_readonly", "/data")
+    other: dict[Key, float] = {("system_filesystem_avail_bytes", "/"): 500e9}
+
+    def problems(values: dict[Key, float]) -> list[str]:
+        machine.live(60, lambda _: {**other, **values}, every=10, sampler="disk")
+        return [found.labels["problem"] for found in findings(rule.check(machine.node, None, machine.now))]
+
+    assert problems({readonly: 0.0}) == [], "it never did"
+    assert problems({AVAIL: 500e9, SPACE: 1e12, readonly: 0.0}) == []
+    assert problems({readonly: 0.0}) == ["hangs"]
+    assert problems({AVAIL: 500e9, SPACE: 1e12, readonly: 0.0}) == []
+    assert problems({}) == []
+
+
 def test_few_inodes_and_a_saturated_disk() -> None:
     def values(t: float) -> dict[Key, float]:
         return {

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
 from rankscope.agent.component import discover
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers.cpu import Cpu
@@ -12,6 +19,7 @@ from rankscope.agent.samplers.memory import Memory
 from rankscope.agent.samplers.network import Network
 from rankscope.agent.samplers.pressure import Pressure
 from tests.agent.samplers.conftest import Root, declared, values
+from tests.waiting import wait_for
 
 STAT = """cpu  4705 356 584 3699176 23060 10 277 43 900 0
 cpu0 2350 170 290 1849588 11530 5 138 21 450 0
@@ -155,6 +163,39 @@ def test_a_file_system_that_must_not_be_asked_costs_no_other(node: Node, root: R
     found = values(Disk(root=str(root)).sample(node))
     for name in ("size_bytes", "avail_bytes"):
         assert {key[1] for key in found if key[0] == f"system_filesystem_{name}"} == {"/", "/data"}
+
+
+@pytest.fixture
+def hung(root: Root) -> Iterator[Callable[[], None]]:
+    """Mount a file system on /hung whose server never answers; what is yielded ends the waiting for it."""
+    folder, libc = root.path / "hung", ctypes.CDLL(None, use_errno=True)
+    folder.mkdir(parents=True)
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("only root may mount, and only where the kernel has FUSE")
+    with open("/dev/fuse", "r+b", buffering=0) as server:
+        options = f"fd={server.fileno()},rootmode=40000,user_id=0,group_id=0"
+        if libc.mount(b"hung", bytes(folder), b"fuse", 0, options.encode()):
+            pytest.skip(f"nothing can be mounted here: {os.strerror(ctypes.get_errno())}")
+        yield server.close
+    libc.umount2(bytes(folder), 2)
+
+
+def hanging() -> int:
+    return sum(thread.name == "file systems" for thread in threading.enumerate())
+
+
+def test_a_file_system_that_never_answers_holds_up_nobody(node: Node, root: Root, hung: Callable[[], None]) -> None:
+    """As NFS whose server is gone: the others are seen, one thread hangs and no more, and it ends with the trouble."""
+    root.write({"proc/self/mounts": MOUNTS + "nas:/export /hung nfs4 rw 0 0\n", "home/x": ""})
+    sampler = Disk(root=str(root), mountpoints=("/", "/hung", "/home"))
+    sampler._spaces.patience = 0.2
+    for _ in range(3):
+        found = values(sampler.sample(node))
+        assert {key[1] for key in found if key[0] == "system_filesystem_avail_bytes"} == {"/", "/home"}
+        assert found["system_filesystem_readonly", "/hung"] == 0
+        assert hanging() == 1
+    hung()
+    wait_for(lambda: not hanging())
 
 
 IN_CONTAINER = """overlay / overlay rw,relatime 0 0

@@ -1,4 +1,4 @@
-"""A file system is nearly full, or can no longer be written."""
+"""A file system is nearly full, or can no longer be written or asked."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ FRESH = 120.0  # seconds
 class DiskPressure:
     """A file system has little space or few inodes left, will be full soon, or turned read-only; a disk is saturated.
 
+    One that answered before and does no longer, as NFS whose server is gone, is told, too: whoever touches it hangs.
     Little space: less than `available` of it and less than `least` bytes. Soon: within `horizon` at the growth of the
     last `window`. A disk is saturated when it is busy all of the last minute and an operation takes `wait` or longer.
 
@@ -40,6 +41,7 @@ class DiskPressure:
     horizon: Seconds = 3600.0
     window: Seconds = 1800.0
     wait: Seconds = 0.2
+    _answered: set[str] = field(default_factory=set[str], init=False, repr=False)  # those that once did
     _written: set[str] = field(default_factory=set[str], init=False, repr=False)  # those that once could be
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
@@ -48,10 +50,29 @@ class DiskPressure:
             for (point,), series in node.windows("system_filesystem_avail_bytes")
             if fresh(series, now, FRESH)
         ]
-        if not there:
+        self._answered |= {point for point, _ in there}
+        hanging = list(self._hanging(node, now))
+        if not there and not hanging:
             return Incomplete("no file system is sampled")
         findings = [found for point, series in there for found in self._file_system(node, point, series, now)]
-        return (*findings, *self._disks(node, now))
+        return (*hanging, *findings, *self._disks(node, now))
+
+    def _hanging(self, node: Node, now: float) -> Iterator[Finding]:
+        for (point,), mounted in node.windows("system_filesystem_readonly"):
+            if point not in self._answered or node.window("system_filesystem_avail_bytes", point) is not None:
+                continue
+            if fresh(mounted, now, FRESH):
+                yield self._finding(
+                    point,
+                    f"{point} does not answer",
+                    1.0,
+                    now,
+                    "its server is gone, or the way to it",
+                    "it is mounted, and whoever asks for its space waits",
+                    "see dmesg and the server; a checkpoint that is written to it hangs until it is back",
+                    "hangs",
+                    None,
+                )
 
     def _file_system(self, node: Node, point: str, left: Series, now: float) -> Iterator[Finding]:
         readonly = node.window("system_filesystem_readonly", point)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._linux.files import Files
+from rankscope.agent.samplers._linux.spaces import Spaces
 from rankscope.agent.samplers._rows import Labelled, Row, collect, each, metrics
 
 # Not disks, or made of disks that are counted already.
 _NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|nvme\d+c\d+)")
-# Whose statvfs cannot hang: a network file system whose server is gone blocks whoever asks (add it by hand).
+# A network file system whose server is gone blocks whoever asks: those are named by hand.
 _LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"))
 _INTERNAL = re.compile(r"/(proc|sys|dev|run|snap|boot|etc|usr/lib|var/lib/(docker|containerd|kubelet|containers))(/|$)")
 _ALWAYS = ("/", "/tmp")  # whatever they are: a container's overlay, a tmpfs
@@ -26,11 +27,31 @@ _MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """One look at the disks: the files, and the mount points to ask after."""
+class _Mount:
+    point: str
+    device: str
+    readonly: bool
 
-    files: Files
-    mountpoints: tuple[str, ...]
+
+class _Look:
+    """One look at the disks and file systems."""
+
+    def __init__(self, files: Files, mountpoints: tuple[str, ...], spaces: Spaces) -> None:
+        self.files = files
+        self._named = mountpoints
+        self._asked = spaces
+
+    @cached_property
+    def _space(self) -> dict[str, os.statvfs_result | None]:
+        points = [mount.point for mount in _mounts(self.files, self._named)]
+        return self._asked.look(self.files, list(dict.fromkeys(points)))
+
+    @cached_property
+    def mounts(self) -> list[_Mount]:
+        """The mounts to tell of. Raises OSError."""
+        named, space = self._named or _ALWAYS, self._space
+        there = _mounts(self.files, self._named)
+        return _each_once(each for each in there if each.point in named or space.get(each.point, True) is not None)
 
     def disks(self) -> Iterator[tuple[str, list[int]]]:
         """Yield each whole disk with its counters, from fields 4 on (docs.kernel.org/admin-guide/iostats.html)."""
@@ -39,33 +60,40 @@ class _Look:
             if len(words) >= 14 and not _NO_DISK.match(words[2]) and self.files.exists(f"sys/block/{words[2]}"):
                 yield words[2], [int(word) for word in words[3:14]]
 
-    def mounts(self) -> list[tuple[str, bool]]:
-        """Return mount points and whether they are read-only; each local file system once, or those asked for.
+    def spaces(self) -> Iterator[tuple[tuple[str], os.statvfs_result]]:
+        """Yield the space of each mount point that answered."""
+        for mount in self.mounts:
+            space = self._space.get(mount.point)
+            if space is not None:
+                yield (mount.point,), space
 
-        Once: where it can be written, if anywhere. In a container with GPUs the driver's libraries and programs are
-        files of the host's disk, each mounted by itself and read-only: those are no file systems.
-        """
-        found: dict[str, tuple[str, bool]] = {}  # by device, or by mount point
-        for line in self.files.text("proc/self/mounts").splitlines():
-            words = line.split(" ")
-            if len(words) < 4:
-                continue
-            device, kind, readonly = words[0], words[2], "ro" in words[3].split(",")
-            point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), words[1])
-            local = kind in _LOCAL and not self.mountpoints
-            if point not in (self.mountpoints or _ALWAYS) and (
-                not local or _INTERNAL.match(point) or not self.files.is_folder(point)
-            ):
-                continue
-            key = device if local else point
-            if key not in found or found[key][0] == point or (found[key][1] and not readonly):
-                found[key] = (point, readonly)
-        return list({point: (point, readonly) for point, readonly in found.values()}.values())[:_MAX]
 
-    def points(self) -> Iterator[tuple[tuple[str], Callable[[], os.statvfs_result]]]:
-        """Yield each mount point with how to learn of its space."""
-        for point, _ in self.mounts():
-            yield (point,), functools.partial(self.files.space, point)
+def _mounts(files: Files, mountpoints: tuple[str, ...]) -> Iterator[_Mount]:
+    """Yield the mounts to look at: those asked for, else those of local file systems, folders or not."""
+    for line in files.text("proc/self/mounts").splitlines():
+        words = line.split(" ")
+        if len(words) < 4:
+            continue
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), words[1])
+        named = point in (mountpoints or _ALWAYS)
+        local = words[2] in _LOCAL and not mountpoints and not _INTERNAL.match(point)
+        if named or local:
+            device = words[0] if words[2] in _LOCAL and not mountpoints else point
+            yield _Mount(point, device, "ro" in words[3].split(","))
+
+
+def _each_once(mounts: Iterable[_Mount]) -> list[_Mount]:
+    """Return each file system once: where it can be written, if anywhere.
+
+    In a container with GPUs the driver's libraries and programs are files of the host's disk, each mounted by itself
+    and read-only: those are no file systems.
+    """
+    found: dict[str, _Mount] = {}
+    for mount in mounts:
+        known = found.get(mount.device)
+        if known is None or known.point == mount.point or (known.readonly and not mount.readonly):
+            found[mount.device] = mount
+    return list({mount.point: mount for mount in found.values()}.values())[:_MAX]
 
 
 def _bytes(look: _Look) -> Labelled:
@@ -92,21 +120,22 @@ def _busy(look: _Look) -> Labelled:
 
 
 def _avail(look: _Look) -> Labelled:
-    return each(look.points(), lambda space: space().f_bavail * space().f_frsize)
+    return each(look.spaces(), lambda space: space.f_bavail * space.f_frsize)
 
 
 def _size(look: _Look) -> Labelled:
-    return each(look.points(), lambda space: space().f_blocks * space().f_frsize)
+    return each(look.spaces(), lambda space: space.f_blocks * space.f_frsize)
 
 
 def _inodes(look: _Look) -> Labelled:
     """Btrfs, and an overlay on it, has no such limit."""
-    return each(look.points(), lambda space: space().f_favail / space().f_files if space().f_files else None)
+    return each(look.spaces(), lambda space: space.f_favail / space.f_files if space.f_files else None)
 
 
 def _readonly(look: _Look) -> Labelled:
-    for point, readonly in look.mounts():
-        yield (point,), readonly
+    """Of those that do not answer, too."""
+    for mount in look.mounts:
+        yield (mount.point,), mount.readonly
 
 
 ROWS: tuple[Row[_Look], ...] = (
@@ -199,17 +228,18 @@ class Disk:
     """Space of file systems, traffic of disks, and how long their operations take.
 
     `mountpoints` empty: every local file system, each once, at most 16. Network file systems are looked at only where
-    they are named here, since asking one whose server is gone blocks for ever.
+    they are named here. One that does not answer is absent until it does, and holds up none of the others.
     """
 
     interval: Seconds = 10.0
     mountpoints: tuple[str, ...] = ()
     root: str = "/"
+    _spaces: Spaces = field(default_factory=Spaces, init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)
 
     def sample(self, node: Node) -> Iterable[Sample]:
-        return collect(ROWS, _Look(Files(self.root), self.mountpoints))
+        return collect(ROWS, _Look(Files(self.root), self.mountpoints, self._spaces))
 
     def close(self) -> None:
         """Nothing is held."""
