@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -42,11 +43,24 @@ DRAIN = 2.0  # seconds that the record may take to become safe at the end
 
 
 class _WebServer(uvicorn.Server):
-    """uvicorn without hands on the process' signals: the agent has its own."""
+    """uvicorn without hands on the process' signals, and without ten looks a second whether it is to end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._over = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._over.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # the date in the headers moves on
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._over.wait(), 1.0)
 
 
 class Agent:
@@ -103,6 +117,7 @@ class Agent:
                 task.add_done_callback(self._ended)
                 tasks.append(task)
             self.ready = True
+            gc.freeze()  # what was imported stays: the collector need not go through it again and again
             log.info("ranks connect to %s, %s shows the rest", self.config.grpc.listen, self.config.grpc.url)
             await self._stop.wait()
         finally:
@@ -114,7 +129,7 @@ class Agent:
             self.alerts.tick(self.node.clock.now())
             await self.dispatcher.close(1.0)
             self._sampling.stop()
-            web.should_exit = True
+            web.end()
             for task in tasks:
                 task.remove_done_callback(self._ended)
             await asyncio.wait(tasks, timeout=0.5) if tasks else None
