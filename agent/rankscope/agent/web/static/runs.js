@@ -59,7 +59,7 @@ function phases(rank) {
   const open = 1 - entries.reduce((sum, [, share]) => sum + share, 0);
   const title = [...entries, ...(open > 0.005 ? [["in no phase", open]] : [])].map(([name, share]) => `${name} ${Math.round(share * 100)} %`).join(", ");
   return el("div", { class: "bar", title, style: { minWidth: "12rem" } },
-    entries.map(([name, share]) => el("i", { style: { width: `${share * 100}%`, background: PHASES[name] || "#8f9bb3" } })));
+    entries.map(([name, share]) => el("i", { style: { width: `${(share * 100).toFixed(2)}%`, background: PHASES[name] || "#8f9bb3" } })));
 }
 
 function ranks(run, now) {
