@@ -97,7 +97,21 @@ def test_traffic_of_real_interfaces_only(node: Node, root: Root) -> None:
         "cilium_host",
         "vxlan.calico",
     )
-    names = ("lo", "eth0", "docker0", "veth12ab", "ib0", "br-0a1b", "bond0", "enp3s0f0", "eno1", *pods)
+    names = (
+        "lo",
+        "eth0",
+        "docker0",
+        "veth12ab",
+        "ib0",
+        "br-0a1b",
+        "bond0",
+        "eth0.100",
+        "vlan7",
+        "wg0",
+        "enp3s0f0",
+        "eno1",
+        *pods,
+    )
     root.write(
         {
             "proc/net/dev": "Inter-| Receive\n face |bytes\n" + "".join(line.format(name) for name in names),
@@ -119,13 +133,17 @@ DISKSTATS = """ 259 0 nvme0n1 100 5 2048 300 50 2 4096 900 1 700 1200 0 0 0 0 0 
  259 1 nvme0n1p1 100 5 2048 300 50 2 4096 900 0 700 1200 0 0 0 0 0 0
    7 0 loop0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
  253 0 dm-0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
+   9 127 md127 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
+ 252 0 bcache0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
+ 230 0 zd0 9 0 18 1 0 0 0 0 0 4 1 0 0 0 0 0 0
 """
 
 
 def test_disks_count_bytes_operations_and_how_long_they_take(node: Node, root: Root) -> None:
-    root.write(
-        {"proc/diskstats": DISKSTATS, "sys/block/nvme0n1/x": "", "sys/block/loop0/x": "", "sys/block/dm-0/x": ""}
-    )
+    """What lies on other disks (LVM, RAID, caches, ZFS volumes) is counted with those."""
+    root.write({"proc/diskstats": DISKSTATS})
+    for name in ("nvme0n1", "loop0", "dm-0", "md127", "bcache0", "zd0"):
+        root.write({f"sys/block/{name}/x": ""})
     assert values(Disk(root=str(root)).sample(node)) == {
         ("system_disk_bytes_total", "nvme0n1", "read"): 2048 * 512,
         ("system_disk_bytes_total", "nvme0n1", "write"): 4096 * 512,
@@ -135,6 +153,18 @@ def test_disks_count_bytes_operations_and_how_long_they_take(node: Node, root: R
         ("system_disk_operation_seconds_total", "nvme0n1", "write"): 0.9,
         ("system_disk_busy_seconds_total", "nvme0n1"): 0.7,
     }
+
+
+def test_how_long_operations_take_goes_on_where_the_kernel_begins_anew(node: Node, root: Root) -> None:
+    """It counts milliseconds in 32 bits: with a hundred operations at a time, for half a day."""
+    root.write({"sys/block/sda/x": ""})
+    sampler, found = Disk(root=str(root)), list[float | None]()
+    for operations, waited in ((100, 4294967000), (200, 704), (300, 1704), (5, 10)):
+        root.write({"proc/diskstats": f"8 0 sda {operations} 0 0 {waited} 0 0 0 0 0 0 0\n"})
+        found.append(values(sampler.sample(node)).get(("system_disk_operation_seconds_total", "sda", "read")))
+    assert found == [4294967.0, 4294968.0, 4294969.0, 0.01], "the last one is another disk"
+    root.write({"proc/diskstats": ""})
+    assert not [key for key in values(sampler.sample(node)) if "disk" in key[0]], "a disk that is gone is absent"
 
 
 MOUNTS = """/dev/nvme0n1p1 / ext4 rw,relatime 0 0
@@ -232,6 +262,15 @@ def test_pressure_is_a_counter_of_seconds(node: Node, root: Root) -> None:
         ("system_pressure_seconds_total", "memory", "some"): 11.964877,
         ("system_pressure_seconds_total", "memory", "full"): 0.5,
     }
+
+
+def test_pressure_that_the_kernel_does_not_measure_is_absent(node: Node, root: Root) -> None:
+    """With psi=0 the files are not there, or are there and cannot be read, as this one's own memory at 0."""
+    root.write({"proc/pressure/x": ""})
+    assert values(Pressure(root=str(root)).sample(node)) == {}
+    for resource in ("cpu", "memory", "io"):
+        (root.path / f"proc/pressure/{resource}").symlink_to("/proc/self/mem")
+        assert values(Pressure(root=str(root)).sample(node)) == {}
 
 
 def test_infiniband_ports_with_the_counters_they_have(node: Node, root: Root) -> None:

@@ -11,12 +11,11 @@ from typing import ClassVar
 
 from rankscope.agent.model import Metric, Sample, Seconds
 from rankscope.agent.runs.state import Node
+from rankscope.agent.samplers._linux.disks import Disks
 from rankscope.agent.samplers._linux.files import Files
 from rankscope.agent.samplers._linux.spaces import Spaces
 from rankscope.agent.samplers._rows import Labelled, Row, collect, each, metrics
 
-# Not disks, or made of disks that are counted already.
-_NO_DISK = re.compile(r"(loop|ram|zram|dm-|md|sr|fd|nbd|nvme\d+c\d+)")
 # A network file system whose server is gone blocks whoever asks: those are named by hand.
 _LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"))
 _INTERNAL = re.compile(r"/(proc|sys|dev|run|snap|boot|etc|usr/lib|var/lib/(docker|containerd|kubelet|containers))(/|$)")
@@ -36,8 +35,9 @@ class _Mount:
 class _Look:
     """One look at the disks and file systems."""
 
-    def __init__(self, files: Files, mountpoints: tuple[str, ...], spaces: Spaces) -> None:
+    def __init__(self, files: Files, mountpoints: tuple[str, ...], disks: Disks, spaces: Spaces) -> None:
         self.files = files
+        self._counters = disks
         self._named = mountpoints
         self._asked = spaces
 
@@ -53,12 +53,10 @@ class _Look:
         there = _mounts(self.files, self._named)
         return _each_once(each for each in there if each.point in named or space.get(each.point, True) is not None)
 
-    def disks(self) -> Iterator[tuple[str, list[int]]]:
-        """Yield each whole disk with its counters, from fields 4 on (docs.kernel.org/admin-guide/iostats.html)."""
-        for line in self.files.text("proc/diskstats").splitlines():
-            words = line.split()
-            if len(words) >= 14 and not _NO_DISK.match(words[2]) and self.files.exists(f"sys/block/{words[2]}"):
-                yield words[2], [int(word) for word in words[3:14]]
+    @cached_property
+    def disks(self) -> list[tuple[str, list[int]]]:
+        """Each whole disk with its counters. Raises OSError and ValueError."""
+        return list(self._counters.look(self.files).items())
 
     def spaces(self) -> Iterator[tuple[tuple[str], os.statvfs_result]]:
         """Yield the space of each mount point that answered."""
@@ -97,25 +95,25 @@ def _each_once(mounts: Iterable[_Mount]) -> list[_Mount]:
 
 
 def _bytes(look: _Look) -> Labelled:
-    for name, counters in look.disks():
+    for name, counters in look.disks:
         yield (name, "read"), counters[2] * _SECTOR
         yield (name, "write"), counters[6] * _SECTOR
 
 
 def _operations(look: _Look) -> Labelled:
-    for name, counters in look.disks():
+    for name, counters in look.disks:
         yield (name, "read"), counters[0]
         yield (name, "write"), counters[4]
 
 
 def _waits(look: _Look) -> Labelled:
-    for name, counters in look.disks():
+    for name, counters in look.disks:
         yield (name, "read"), counters[3] / 1000
         yield (name, "write"), counters[7] / 1000
 
 
 def _busy(look: _Look) -> Labelled:
-    for name, counters in look.disks():
+    for name, counters in look.disks:
         yield (name,), counters[9] / 1000
 
 
@@ -234,12 +232,13 @@ class Disk:
     interval: Seconds = 10.0
     mountpoints: tuple[str, ...] = ()
     root: str = "/"
+    _disks: Disks = field(default_factory=Disks, init=False, repr=False)
     _spaces: Spaces = field(default_factory=Spaces, init=False, repr=False)
 
     metrics: ClassVar[tuple[Metric, ...]] = metrics(ROWS)
 
     def sample(self, node: Node) -> Iterable[Sample]:
-        return collect(ROWS, _Look(Files(self.root), self.mountpoints, self._spaces))
+        return collect(ROWS, _Look(Files(self.root), self.mountpoints, self._disks, self._spaces))
 
     def close(self) -> None:
         """Nothing is held."""

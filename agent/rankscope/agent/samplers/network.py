@@ -15,7 +15,7 @@ from rankscope.agent.samplers._rows import Labelled, Row, Values, collect, metri
 # What carries other interfaces' traffic a second time, or none that leaves the node.
 _VIRTUAL = re.compile(
     r"(lo|veth|docker|br-|virbr|cni|cali|cilium|flannel|lxc|tap|tun|dummy|ifb|nerdctl|podman|kube|nodelocal|vnet|vmnet"
-    r"|vxlan|genev|ovs-|ovn-|antrea|weave|sit\d|ip6tnl|gre\d|gretap|erspan|bond|team"
+    r"|vlan|macv|ipvl|wg\d|.+\.\d+$|vxlan|genev|ovs-|ovn-|antrea|weave|sit\d|ip6tnl|gre\d|gretap|erspan|bond|team"
     r"|(eni|gke|azv|lxd)?[0-9a-f]{8,15}$)"  # a pod's, on EKS, GKE, AKS, OpenShift
 )
 
