@@ -3,6 +3,11 @@
  * NVML_STANDIN names the file (its format: samplers/_nvml/scenario.py). It is read again whenever it changes, so that a
  * test can pull a card out, let a call hang, or raise an error while the library is in use. What the file does not name
  * is not supported. Structures and signatures follow nvml.h.
+ *
+ * More than the simulated source takes: `crash` ends the process; the list of processes (its function's name as key)
+ * may be `claims N`, longer than it is when its size is asked for, `grows`, too long for whatever room there is, or
+ * `lies N`, which says that it filled in more than there was room for. NVML_STANDIN_ASKED names a file that gets a line
+ * for each question.
  */
 #include <pthread.h>
 #include <stdint.h>
@@ -35,6 +40,7 @@ static int opened, lost[MAX_CARDS]; /* as NVML: what was there when it was opene
 static handle_t handles[MAX_CARDS][MAX_MIG + 1];
 static struct timespec changed;
 static long long size_;
+static FILE *asked;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void parse(FILE *file) {
@@ -114,6 +120,11 @@ static nvmlReturn_t answer(nvmlDevice_t h, const char *key, char out[160]) {
         return UNINITIALIZED;
     }
     refresh();
+    if (!asked && getenv("NVML_STANDIN_ASKED")) asked = fopen(getenv("NVML_STANDIN_ASKED"), "a");
+    if (asked) {
+        fprintf(asked, "%s\n", key);
+        fflush(asked);
+    }
     const device_t *d = system_;
     if (h) {
         int gone = h->card >= card_count || (h->mig >= 0 && h->mig >= slice_count[h->card]);
@@ -221,11 +232,9 @@ nvmlReturn_t nvmlSystemGetNVMLVersion(char *out, unsigned length) { return text_
 nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *out) { return uint_of(NULL, "cuda", (unsigned *)out); }
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *out) {
-    char text[160];
-    nvmlReturn_t result = answer(NULL, "nvmlDeviceGetCount", text);
-    if (result != NOT_SUPPORTED && result != OK) return result;
     *out = (unsigned)opened;
-    return OK;
+    nvmlReturn_t result = uint_of(NULL, "nvmlDeviceGetCount", out);
+    return result == NOT_SUPPORTED ? OK : result;
 }
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *out) {
     if (!ready) return UNINITIALIZED;
@@ -263,7 +272,8 @@ nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t h, unsigned *current, unsigned *p
 nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t h, unsigned *out) {
     if (h->mig >= 0) return INVALID;
     *out = MAX_MIG - 1;
-    return OK;
+    nvmlReturn_t result = uint_of(h, "nvmlDeviceGetMaxMigDeviceCount", out);
+    return result == NOT_SUPPORTED ? OK : result;
 }
 nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t h, unsigned index, nvmlDevice_t *out) {
     if (index >= (unsigned)slice_count[h->card]) return NOT_FOUND;
@@ -402,13 +412,25 @@ static device_t *device_of(nvmlDevice_t h) {
     if (h->card >= card_count) return NULL;
     return h->mig >= 0 ? slices[h->card][h->mig] : cards[h->card];
 }
+/* Whether a list of processes is one that is `claimed`, `grows` or `lies`: then its count and what is returned with it. */
+static int odd(const char *text, unsigned there, int room, unsigned *count, nvmlReturn_t *result) {
+    *result = SMALL;
+    if (!strncmp(text, "claims ", 7) && !room) *count = (unsigned)strtoul(text + 7, NULL, 0);
+    else if (!strcmp(text, "grows")) *count = *count + there + 1;
+    else if (!strncmp(text, "lies ", 5)) {
+        if (room) *result = OK;
+        *count = room ? (unsigned)strtoul(text + 5, NULL, 0) : there;
+    } else return 0;
+    return 1;
+}
 static nvmlReturn_t running(nvmlDevice_t h, const char *key, int compute, unsigned *count, nvmlProcessInfo_t *out) {
-    char text[160];
+    char text[160] = "";
     nvmlReturn_t result = answer(h, key, text);
     if (result != OK && result != NOT_SUPPORTED) return result;
     device_t *d = device_of(h);
     unsigned there = 0;
     for (int i = 0; d && i < d->processes; i++) there += d->process[i].compute == compute;
+    if (odd(text, there, out != NULL, count, &result)) return result;
     if (!there) {
         *count = 0;
         return OK;
@@ -431,12 +453,13 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t h, unsigned *
 }
 nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t h, nvmlProcessUtilizationSample_t *out, unsigned *count,
                                              unsigned long long since) {
-    char text[160];
+    char text[160] = "";
     nvmlReturn_t result = answer(h, "nvmlDeviceGetProcessUtilization", text);
     if (result != OK && result != NOT_SUPPORTED) return result;
     device_t *d = device_of(h);
     unsigned there = 0;
     for (int i = 0; d && i < d->processes; i++) there += d->process[i].sm != 0xFFFFFFFF;
+    if (odd(text, there, out != NULL, count, &result)) return result;
     if (!there) return NOT_FOUND;
     if (!out || *count < there) {
         *count = there;
@@ -495,18 +518,25 @@ typedef struct { unsigned id; nvmlReturn_t result; double value; char *names[3];
 typedef struct { unsigned version, count; nvmlGpmSample_t sample1, sample2; nvmlGpmMetric_t metrics[]; } nvmlGpmMetricsGet_t;
 typedef struct { unsigned version, supported; } nvmlGpmSupport_t;
 static unsigned long long samples_taken;
+static int samples_held; /* what is not given back runs out */
+enum { MAX_SAMPLES = 64, NO_MEMORY = 20 };
 
 nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t h, nvmlGpmSupport_t *out) {
     char text[160];
     if (out->version != 1) return 25;
+    nvmlReturn_t result = answer(h, "nvmlGpmQueryDeviceSupport", text);
+    if (result != OK && result != NOT_SUPPORTED) return result;
     out->supported = answer(h, "gpm.2", text) == OK || slice_count[h->card] > 0;
     return OK;
 }
 nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *out) {
+    if (samples_held >= MAX_SAMPLES) return NO_MEMORY;
+    samples_held++;
     *out = calloc(1, sizeof **out);
     return OK;
 }
 nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) {
+    samples_held--;
     free(sample);
     return OK;
 }

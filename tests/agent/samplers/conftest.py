@@ -35,8 +35,11 @@ class Driver:
 
     def load(self, text: str) -> None:
         """Replace the scenario at one blow, as the library may read it at any time."""
+        self.load_bytes(text.encode())
+
+    def load_bytes(self, text: bytes) -> None:
         new = self.path.with_suffix(".new")
-        new.write_text(text)
+        new.write_bytes(text)
         os.replace(new, self.path)
 
     def answer(self, asked: str, answer: str) -> None:

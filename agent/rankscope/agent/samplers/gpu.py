@@ -188,9 +188,10 @@ class Gpu:
             yield Sample(_BY_NAME[name], value, (*gpu, label) if label else gpu)
         seen: dict[str, list[Rank]] = {}  # by uuid of the card or its instances
         if not reading.lost:
-            yield Sample(PROCESSES, float(sum(each.kind == "compute" for each in reading.processes)), gpu)
+            if reading.processes is not None:
+                yield Sample(PROCESSES, float(sum(each.kind == "compute" for each in reading.processes)), gpu)
             for place in reading.instances or (reading,):
-                yield from self._processes((gpu[0], place.uuid), place.processes, seen.setdefault(place.uuid, []))
+                yield from self._processes((gpu[0], place.uuid), place.processes or [], seen.setdefault(place.uuid, []))
         yield from self._instances(reading)
         # where the agent may not see the processes, the devices that the ranks named tell whose the card is
         yield from self._states(gpu, reading, seen if any(seen.values()) else named, seconds)
@@ -218,7 +219,8 @@ class Gpu:
             own = (str(reading.index), each.uuid)
             numbers = (str(each.gpu_instance), str(each.compute_instance))
             yield Sample(MIG_INFO, 1.0, (*own, reading.uuid, each.profile, *numbers))
-            yield Sample(MIG_PROCESSES, float(len(each.processes)), own)
+            if each.processes is not None:
+                yield Sample(MIG_PROCESSES, float(len(each.processes)), own)
             for name, label, value in each.values:
                 yield Sample(_BY_NAME[name], value, (*own, label) if label else own)
 

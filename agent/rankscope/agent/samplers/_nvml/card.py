@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.api import ODD, nvml
 from rankscope.agent.samplers._nvml.fields import field_number
 from rankscope.agent.samplers._nvml.reads import Field, Gpm, Read
 from rankscope.agent.samplers._nvml.row import Row
@@ -14,7 +14,7 @@ from rankscope.agent.samplers._nvml.row import Row
 Value = tuple[str, str, float]
 """Metric, label value ("" without), value."""
 
-_UNSUPPORTED = frozenset(
+UNSUPPORTED = frozenset(
     (
         nvml.NVML_ERROR_INVALID_ARGUMENT,
         nvml.NVML_ERROR_NOT_SUPPORTED,
@@ -36,7 +36,7 @@ _DRIVER = frozenset(
 _VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
 _BLANK32 = 0x7FFFFFF0  # and the 15 above it: blank, not found, not supported, no permission … (dcgm_structs.h)
 _BLANK64 = 0x7FFFFFFFFFFFFFF0
-_BLANK_DOUBLE = 140737488355328.0
+_BLANK_DOUBLE = 140737488355328.0  # and the 15 above it
 _NO_VALUE = frozenset((0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, -1))  # NVML_VALUE_NOT_AVAILABLE
 MAX_LINKS = 36
 
@@ -67,8 +67,8 @@ def number(got: object) -> float | None:
     """Return a number that NVML gave, or None where it stands for "none"."""
     if not isinstance(got, (int, float)):
         return None
-    if isinstance(got, float):
-        return None if got == _BLANK_DOUBLE else got
+    if isinstance(got, float) and (not math.isfinite(got) or _BLANK_DOUBLE <= got <= _BLANK_DOUBLE + 15):
+        return None
     if _BLANK32 <= got <= 0x7FFFFFFF or got >= _BLANK64 or got in _NO_VALUE:
         return None
     return float(got)
@@ -128,9 +128,14 @@ class Card:
 
     def _value(self, row: Row, reads: Read | tuple[Read, ...]) -> float | None:
         for read in reads if isinstance(reads, tuple) else (reads,):
-            value: float | None = None
-            with contextlib.suppress(nvml.NVMLError, AttributeError, TypeError, LookupError):
+            try:
                 value = read.read(self)
+            except nvml.NVMLError as error:
+                if error.value not in UNSUPPORTED:
+                    return None  # what fails for once is not read in another way: that may mean another thing
+                continue
+            except ODD:
+                continue
             if value is not None:
                 return row.plausible(value * read.scale / read.per)
         return None
@@ -153,7 +158,7 @@ class Card:
             got = self._calls[key] = getattr(self._api, function)(self._handle, *numbers)
         except nvml.NVMLError as error:
             check(error)
-            if error.value in _UNSUPPORTED:
+            if error.value in UNSUPPORTED:
                 self._dead.add(key)
             self._calls[key] = error
             raise
@@ -172,7 +177,7 @@ class Card:
             answers = self._api.nvmlDeviceGetFieldValues(self._handle, [ids for _, ids in asked])
         except nvml.NVMLError as error:
             check(error)
-            if error.value in _UNSUPPORTED:
+            if error.value in UNSUPPORTED:
                 self._dead.update(field for field, _ in asked)
             return {}
         found: dict[Field, float | None] = {}
@@ -181,7 +186,7 @@ class Card:
             if answer.nvmlReturn == nvml.NVML_SUCCESS:
                 if int(answer.valueType) < len(_VALUE_MEMBERS):
                     found[field] = number(getattr(answer.value, _VALUE_MEMBERS[int(answer.valueType)]))
-            elif answer.nvmlReturn in _UNSUPPORTED:
+            elif answer.nvmlReturn in UNSUPPORTED:
                 self._dead.add(field)
             else:
                 check(nvml.NVMLError(answer.nvmlReturn))
@@ -200,10 +205,13 @@ class Card:
         states: dict[int, bool] = {}
         for link in range(MAX_LINKS) if known is None else known:
             try:
-                states[link] = self._api.nvmlDeviceGetNvLinkState(self._handle, link) == nvml.NVML_FEATURE_ENABLED
+                state = self._api.nvmlDeviceGetNvLinkState(self._handle, link)
+                if state not in (nvml.NVML_FEATURE_ENABLED, nvml.NVML_FEATURE_DISABLED):
+                    return None
+                states[link] = state == nvml.NVML_FEATURE_ENABLED
             except nvml.NVMLError as error:  # noqa: PERF203
                 check(error)
-                if known is not None or error.value not in _UNSUPPORTED:
+                if known is not None or error.value not in UNSUPPORTED:
                     return None
         self._links = list(states)
         return float(sum(states.values())) if states else None

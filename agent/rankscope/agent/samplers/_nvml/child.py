@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rankscope.agent.samplers._nvml.api import nvml
+from rankscope.agent.samplers._nvml.api import ODD, nvml
 from rankscope.agent.samplers._nvml.card import DriverError, LostError, Profile, check
 from rankscope.agent.samplers._nvml.device import Device
 from rankscope.agent.samplers._nvml.profile import GpmProfile
 from rankscope.agent.samplers._nvml.reading import Reading
+
+_MOST_CARDS = 1024  # more are none
 
 
 class Answers:
@@ -98,13 +100,8 @@ def _address(handle: Any) -> int:
     return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
-def profile_of(handle: object, instance: int | None) -> Profile | None:
-    if not GpmProfile.supported(nvml, handle):
-        return None
-    try:
-        return GpmProfile(nvml, handle, instance)
-    except nvml.NVMLError:
-        return None
+def profile_of(handle: object, instance: int | None) -> Profile:
+    return GpmProfile(nvml, handle, instance)
 
 
 class Cards:
@@ -118,7 +115,10 @@ class Cards:
 
     def look(self, slow: bool, skip: set[int], last: set[int]) -> None:
         """Answer with every card. Raises DriverError and NVMLError when there is no use in going on."""
-        indices = [index for index in range(nvml.nvmlDeviceGetCount()) if index not in skip]
+        count = int(nvml.nvmlDeviceGetCount())
+        if count > _MOST_CARDS:
+            raise DriverError(f"NVML counts {count} GPUs")
+        indices = [index for index in range(count) if index not in skip]
         indices.sort(key=lambda index: (index in last, index))
         if indices:
             self._answers.say(order=indices, at=indices[0])
@@ -133,13 +133,18 @@ class Cards:
             if device is None:
                 device = self._devices[index] = self._open(index)
             return device.read(slow)
+        except nvml.NVMLError_NoPermission:
+            return Reading(index, "")
         except LostError as error:
             return Reading(index, device.uuid if device else "", lost=str(error))
 
     def _open(self, index: int) -> Device:
+        """Raises NVMLError_NoPermission for a card of somebody else's: NVML counts those of other containers, too."""
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             device = Device(nvml, index, handle, profile_of, self._driver)
+        except nvml.NVMLError_NoPermission:
+            raise
         except nvml.NVMLError as error:
             check(error)
             raise LostError(str(error)) from None
@@ -159,7 +164,7 @@ def versions() -> dict[str, str]:
 def _version(function: Callable[[], object]) -> object:
     try:
         return function()
-    except nvml.NVMLError:
+    except (nvml.NVMLError, *ODD):
         return ""
 
 

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from rankscope.agent.samplers._nvml.api import nvml
-from rankscope.agent.samplers._nvml.card import Card, Profile, check, number
+from rankscope.agent.samplers._nvml.api import ODD, nvml
+from rankscope.agent.samplers._nvml.card import UNSUPPORTED, Card, LostError, Profile, check, number
 from rankscope.agent.samplers._nvml.mig_rows import MIG_ROWS
 from rankscope.agent.samplers._nvml.reading import Instance, Process, Reading
 from rankscope.agent.samplers._nvml.rows import ROWS
@@ -15,18 +15,25 @@ from rankscope.agent.samplers._nvml.rows import ROWS
 ProfileOf = Callable[[object, "int | None"], "Profile | None"]
 """Makes the profile of a GPU's handle, or of one MIG GPU instance on it; None where there is no profiling."""
 
+_MOST_INSTANCES = 64  # of a card; today's have 7
+_MOST_BYTES = float(1 << 44)
+
 
 class Device:
-    """A GPU behind its handle. Raises NVMLError when not even the uuid can be read."""
+    """A GPU behind its handle. Raises NVMLError or LostError when not even the uuid can be read."""
 
     def __init__(self, api: Any, index: int, handle: object, profile_of: ProfileOf, driver: str) -> None:
         self._api = api
         self._handle = handle
         self._profile_of = profile_of
         self.index = index
-        self.uuid = str(api.nvmlDeviceGetUUID(handle))
+        try:
+            self.uuid = str(api.nvmlDeviceGetUUID(handle))
+        except ODD as error:
+            raise LostError(f"its uuid is none: {error}") from None
         self._driver = driver
-        self._mig = self._mig_mode()
+        self._has_modes = True  # until the driver says that it has none
+        self._mig = self._mig_mode("")
         self._card = self._whole()
         self._facts = self._read_facts()
         self._instances: list[_Slice] | None = None
@@ -35,7 +42,7 @@ class Device:
     def read(self, slow: bool) -> Reading:
         """Return what can be read now. Raises LostError or DriverError."""
         if slow or self._instances is None or not all(each.there() for each in self._instances):
-            before, self._mig = self._mig, self._mig_mode()
+            before, self._mig = self._mig, self._mig_mode(self._mig)
             if self._mig != before:
                 self._card = self._whole()  # what was unsupported may be supported now
             self._enumerate()
@@ -43,7 +50,8 @@ class Device:
         reading.values = self._card.read(slow)
         reading.instances = [each.read(slow) for each in self._instances or ()]
         if reading.instances:
-            reading.processes = [process for each in reading.instances for process in each.processes]
+            lists = [each.processes for each in reading.instances]
+            reading.processes = None if None in lists else [process for each in lists for process in each or ()]
         else:
             reading.processes = self._with_utilization(processes(self._api, self._handle))
         return reading
@@ -55,14 +63,14 @@ class Device:
 
     def _text(self, function: str) -> str:
         try:
-            return str(getattr(self._api, function)(self._handle))
+            return text(self._api, function, self._handle)
         except nvml.NVMLError as error:
             check(error)
             return ""
 
     def _read_facts(self) -> dict[str, str]:
         address = ""
-        with contextlib.suppress(nvml.NVMLError):
+        with contextlib.suppress(nvml.NVMLError, *ODD):
             address = str(self._api.nvmlDeviceGetPciInfo(self._handle).busId).lower()
         if len(address) == 16 and address.startswith("0000"):
             address = address[4:]  # 00000000:3b:00.0 → 0000:3b:00.0, as the kernel writes it
@@ -74,12 +82,16 @@ class Device:
             "vbios": self._text("nvmlDeviceGetVbiosVersion"),
         }
 
-    def _mig_mode(self) -> str:
+    def _mig_mode(self, before: str) -> str:
+        """Return what it is, "" where there is none, what it was `before` while the card does not tell."""
+        if not self._has_modes:
+            return ""
         try:
             current = self._api.nvmlDeviceGetMigMode(self._handle)[0]
         except nvml.NVMLError as error:
             check(error)
-            return ""
+            self._has_modes = error.value not in UNSUPPORTED
+            return before if self._has_modes else ""
         return "enabled" if current == nvml.NVML_DEVICE_MIG_ENABLE else "disabled"
 
     def _enumerate(self) -> None:
@@ -93,15 +105,15 @@ class Device:
         except nvml.NVMLError as error:
             check(error)
             return
-        for i in range(count):
-            with contextlib.suppress(nvml.NVMLError):  # a slot without an instance: not found
+        for i in range(min(count, _MOST_INSTANCES)):
+            with contextlib.suppress(nvml.NVMLError, *ODD):  # a slot without an instance: not found
                 handle = self._api.nvmlDeviceGetMigDeviceHandleByIndex(self._handle, i)
                 uuid = str(self._api.nvmlDeviceGetUUID(handle))
                 self._instances.append(
                     known.get(uuid) or _Slice(self._api, uuid, handle, self._handle, self._profile_of)
                 )
 
-    def _with_utilization(self, found: list[Process]) -> list[Process]:
+    def _with_utilization(self, found: list[Process] | None) -> list[Process] | None:
         """Add the SM time of each process since the last look, where the driver keeps it."""
         if not found:
             return found
@@ -109,6 +121,8 @@ class Device:
             samples = self._api.nvmlDeviceGetProcessUtilization(self._handle, self._seen)
         except nvml.NVMLError as error:
             check(error)
+            return found
+        except ODD:
             return found
         newest: dict[int, tuple[int, int]] = {}
         for sample in samples:
@@ -130,7 +144,9 @@ class _Slice:
         self.uuid = uuid
         self._gpu_instance = int(api.nvmlDeviceGetGpuInstanceId(handle))
         self._compute_instance = int(api.nvmlDeviceGetComputeInstanceId(handle))
-        name = str(api.nvmlDeviceGetName(handle))
+        name = ""
+        with contextlib.suppress(nvml.NVMLError):
+            name = text(api, "nvmlDeviceGetName", handle)
         self._profile = name.split("MIG ", 1)[1] if "MIG " in name else ""
         self._card = Card(api, handle, MIG_ROWS, profile_of(parent, self._gpu_instance))
 
@@ -138,7 +154,7 @@ class _Slice:
         """Say whether the handle still means this instance: those of instances that are gone are used again."""
         try:
             return str(self._api.nvmlDeviceGetUUID(self._handle)) == self.uuid
-        except nvml.NVMLError:
+        except (nvml.NVMLError, *ODD):
             return False
 
     def read(self, slow: bool) -> Instance:
@@ -147,19 +163,33 @@ class _Slice:
         return Instance(self.uuid, self._profile, self._gpu_instance, self._compute_instance, values, own)
 
 
-def processes(api: Any, handle: object) -> list[Process]:
-    """Return the processes of a device; none where they cannot be seen."""
+def text(api: Any, function: str, handle: object) -> str:
+    """Return what a function tells of a device, "" where that is no text. Raises NVMLError."""
+    try:
+        return str(getattr(api, function)(handle))
+    except ODD:
+        return ""
+
+
+def processes(api: Any, handle: object) -> list[Process] | None:
+    """Return the processes of a device, None where those that compute cannot be listed."""
+    computing = _running(api, "compute", handle)
+    if computing is None:
+        return None
     found: dict[int, Process] = {}
-    for kind in ("graphics", "compute"):
-        for each in _running(api, kind, handle):
+    for kind, running in (("graphics", _running(api, "graphics", handle) or []), ("compute", computing)):
+        for each in running:
             if each.pid:  # 0: in a PID namespace that is out of sight
-                found[each.pid] = Process(int(each.pid), kind, number(each.usedGpuMemory))
+                memory = number(each.usedGpuMemory)
+                found[each.pid] = Process(int(each.pid), kind, memory if (memory or 0.0) <= _MOST_BYTES else None)
     return list(found.values())
 
 
-def _running(api: Any, kind: str, handle: object) -> list[Any]:
+def _running(api: Any, kind: str, handle: object) -> list[Any] | None:
     try:
         return list(getattr(api, f"nvmlDeviceGet{kind.capitalize()}RunningProcesses")(handle))
     except nvml.NVMLError as error:
         check(error)
-        return []
+    except ODD:
+        pass
+    return None

@@ -27,25 +27,25 @@ class Instance:
     gpu_instance: int
     compute_instance: int
     values: list[tuple[str, str, float]]  # metric, label value, value
-    processes: list[Process]
+    processes: list[Process] | None  # None where the driver does not list them
 
 
 @dataclass(slots=True)
 class Reading:
-    """A GPU; without `uuid` where not even that could be read."""
+    """A GPU; without `uuid` where not even that could be read: it is lost, or this user may not look at it."""
 
     index: int
     uuid: str
     info: dict[str, str] = field(default_factory=dict[str, str])  # keys: INFO
     values: list[tuple[str, str, float]] = field(default_factory=list[tuple[str, str, float]])
-    processes: list[Process] = field(default_factory=list[Process])
+    processes: list[Process] | None = field(default_factory=list[Process])
     instances: list[Instance] = field(default_factory=list[Instance])
     lost: str = ""  # why it does not answer
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes. Written out: dataclasses.asdict copies every value, and took half the time."""
         tree: dict[str, Any] = {name: getattr(self, name) for name in ("index", "uuid", "info", "values", "lost")}
-        tree["processes"] = [asdict(each) for each in self.processes]
+        tree["processes"] = None if self.processes is None else [asdict(each) for each in self.processes]
         tree["instances"] = [asdict(each) for each in self.instances]
         return tree
 
@@ -53,12 +53,16 @@ class Reading:
     def from_json(cls, tree: dict[str, Any]) -> Reading:
         """Raises TypeError or LookupError when the tree is none."""
         tree["values"] = [tuple(value) for value in tree["values"]]
-        tree["processes"] = [Process(**each) for each in tree["processes"]]
+        tree["processes"] = _processes(tree["processes"])
         for each in tree["instances"]:
             each["values"] = [tuple(value) for value in each["values"]]
-            each["processes"] = [Process(**process) for process in each["processes"]]
+            each["processes"] = _processes(each["processes"])
         tree["instances"] = [Instance(**each) for each in tree["instances"]]
         return cls(**tree)
+
+
+def _processes(trees: list[dict[str, Any]] | None) -> list[Process] | None:
+    return None if trees is None else [Process(**each) for each in trees]
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class NvmlSource:
 
     def _assemble(self, link: Link, readings: list[Reading], now: float) -> Look:
         """Add the cards that are there and do not answer, and those that were there once, as lost."""
-        found = [reading for reading in readings if not reading.lost]
+        found = [reading for reading in readings if reading.uuid and not reading.lost]
         for reading in found:
             self._known[reading.uuid] = reading
         there = {reading.uuid for reading in found}
