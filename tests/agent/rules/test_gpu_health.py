@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankscope.agent.model import Incomplete
+from rankscope.agent.rules._xid import MEANINGS
 from rankscope.agent.rules.agent_blind import AgentBlind
 from rankscope.agent.rules.gpu_hardware_error import GpuHardwareError
 from rankscope.agent.rules.gpu_hot import GpuHot
@@ -43,6 +44,18 @@ def test_an_xid_fires_in_its_tier_and_is_explained(xid: str, severity: str) -> N
     assert f"XID {xid}" in finding.summary
     assert "rank 0 of exp-1" in finding.summary, "whose training it hits"
     assert finding.causes[0].fix
+
+
+def test_every_error_that_concerns_a_training_has_a_text_and_a_tier() -> None:
+    """A program's own errors are in none, and 154 is `gpu_recovery_action`."""
+    rule = GpuHardwareError()
+    tiers = (*rule.critical, *rule.warning)
+    assert len(set(tiers)) == len(tiers), "in one tier only"
+    faults = {48, 62, 63, 64, 74, 79, 92, 94, 95, 109, 119, 120, 136, 140, 143, *range(145, 151), 156, 157, 158}
+    faults |= {167, 171, 172}
+    assert faults <= set(tiers)
+    assert {*tiers, 13, 31, 43, 45, 154} <= MEANINGS.keys()
+    assert not {13, 31, 43, 45, 154} & set(tiers)
 
 
 @pytest.mark.parametrize("xid", ["13", "31", "43", "45"])

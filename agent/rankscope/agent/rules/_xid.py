@@ -15,6 +15,8 @@ _RESET = "end what runs on the GPU, reset it (nvidia-smi --gpu-reset), and watch
 _REBOOT = "reboot the node; if it comes back, have the card replaced"
 _REPORT = "collect nvidia-bug-report.sh, reboot the node, and update the driver if it comes back"
 
+_LINK = Meaning("an NVLink error", "check the other end of the link and the fabric manager; reset the GPUs of the link")
+
 # Source: docs.nvidia.com/deploy/xid-errors, in words of our own.
 MEANINGS: dict[int, Meaning] = {
     13: Meaning(
@@ -29,9 +31,7 @@ MEANINGS: dict[int, Meaning] = {
         "a memory row was marked for remapping", "reset the GPU at the next chance, so that the row is remapped"
     ),
     64: Meaning("a memory row could not be remapped", _DIAGNOSE),
-    74: Meaning(
-        "an NVLink error", "check the other end of the link and the fabric manager; reset the GPUs of the link"
-    ),
+    74: _LINK,
     79: Meaning("the GPU fell off the bus", _REBOOT),
     92: Meaning("many single-bit memory errors", _DIAGNOSE),
     94: Meaning(
@@ -45,13 +45,12 @@ MEANINGS: dict[int, Meaning] = {
     136: Meaning("link training failed", _RESET),
     140: Meaning("an unrecovered memory error", _RESET),
     143: Meaning("the GPU could not be initialised", _REBOOT),
-    145: Meaning(
-        "an NVLink error", "check the other end of the link and the fabric manager; reset the GPUs of the link"
-    ),
-    149: Meaning(
-        "an NVLink error", "check the other end of the link and the fabric manager; reset the GPUs of the link"
-    ),
+    **dict.fromkeys(range(144, 151), _LINK),  # parts of NVLink 5: SAW, RLW, TLW, TREX, NVLPW, NETIR, MSE
     154: Meaning("the driver asks for another recovery", "see gpu_recovery_action for what it asks"),
+    156: Meaning(
+        "a part of the memory was marked for retirement", "reset the GPU at the next chance, so that it is retired"
+    ),
+    157: Meaning("a part of the memory could not be retired", _DIAGNOSE),
     158: Meaning("the GPU timed out fatally", _REBOOT),
     167: Meaning("the PCIe link timed out fatally", _REBOOT),
     171: Meaning("an uncorrectable error in the GPU's memory", _RESET),

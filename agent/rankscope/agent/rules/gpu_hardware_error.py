@@ -29,8 +29,8 @@ class GpuHardwareError:
     asks for, an NVLink that went down, a PCIe link that lost lanes.
 
     XID errors of the list `critical` and of the list `warning` fire for `window` seconds after the last one; the errors
-    of a program that is at fault itself (13, 31, 43, 45) are in neither. Uncorrectable memory errors are critical while
-    they grow, and a warning afterwards until the driver is loaded anew.
+    of a program that is at fault itself (13, 31, 43, 45) are in neither, nor is 154, which `gpu_recovery_action` tells.
+    Uncorrectable memory errors are critical while they grow, and a warning afterwards until the driver is loaded anew.
 
     Needs `gpu_up` and what the card supports of `gpu_xid_last_timestamp_seconds`, `gpu_ecc_errors_total`,
     `gpu_row_remap_failed`, `gpu_row_remap_pending`, `gpu_recovery_action`, `gpu_nvlink_links_up` and
@@ -45,8 +45,8 @@ class GpuHardwareError:
     severity: Severity = "critical"
     for_: Span = field(default_factory=Span)
     window: Seconds = 600.0
-    critical: tuple[int, ...] = (48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 158, 167, 171, 172)
-    warning: tuple[int, ...] = (63, 92, 94, 109, 136, 145, 149)
+    critical: tuple[int, ...] = (48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 157, 158, 167, 171, 172)
+    warning: tuple[int, ...] = (63, 92, 94, 109, 136, 144, 145, 146, 147, 148, 149, 150, 156)
     _most_links: dict[str, float] = field(default_factory=dict[str, float], init=False, repr=False)  # by uuid
 
     def check(self, node: Node, run: Run | None, now: float) -> Verdict:
