@@ -188,6 +188,26 @@ assert sent.dropped == {{"disk_full": 50_001 - len(values)}}, (sent.dropped, len
 
 
 @pytest.mark.e2e
+def test_a_full_disk_is_not_tried_again_at_every_step() -> None:
+    """A file system may take a millisecond to find out that it is full."""
+    code = """
+import os
+from rankscope.sdk import _runtime, _spool
+_spool.mappable = lambda path: False
+with capture() as sent:
+    sdk.log(loss=0.0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1))
+    tries, write, pwrite = [], os.write, os.pwrite
+    os.write = lambda *rest: tries.append(1) or write(*rest)
+    os.pwrite = lambda *rest: tries.append(1) or pwrite(*rest)
+    for n in range(1, 20_000): sdk.log(loss=float(n))
+    print("tries", len(tries))
+"""
+    (tries,) = (int(line.split()[1]) for line in limited(code).splitlines() if line.startswith("tries"))
+    assert tries < 500
+
+
+@pytest.mark.e2e
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a tmpfs")
 def test_a_full_tmpfs_cannot_kill_the_training(tmp_path: Path) -> None:
     """A page of a mapped file that has no block is a SIGBUS; blocks are allocated before they are mapped."""
@@ -214,6 +234,60 @@ assert _runtime.running.begun.session.live.drops[1] > 0
         assert done.stderr.count("points are dropped") == 1
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.fixture
+def btrfs(tmp_path: Path) -> Iterator[Path]:
+    """A small btrfs of the test's own."""
+    image, place = tmp_path / "image", tmp_path / "btrfs"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None:
+        pytest.skip("needs root, and mkfs.btrfs")
+    subprocess.run(["mkfs.btrfs", "--quiet", image], capture_output=True, check=True)
+    if subprocess.run(["mount", "-o", "loop", image, place], check=False).returncode:
+        pytest.skip("may not mount")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("inside", ["the machine", "a container"])
+def test_a_full_disk_that_writes_each_page_anew_cannot_kill_the_training(btrfs: Path, inside: str) -> None:
+    """On btrfs an allocated block is of no use to a page that was written once: the next write takes another one."""
+    spool = btrfs / "spool"
+    if inside == "a container":
+        for name in ("lower", "upper", "work", "merged"):
+            (btrfs / name).mkdir()
+        layers = f"lowerdir={btrfs}/lower,upperdir={btrfs}/upper,workdir={btrfs}/work"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, btrfs / "merged"], check=True)
+        spool = btrfs / "merged" / "spool"
+    code = f"""
+import contextlib, os
+from rankscope import sdk
+from rankscope.sdk import _runtime
+sdk.init(agent="unix:/nowhere")
+sdk.log(loss=0.0)
+with open("{btrfs}/rest", "wb", buffering=0) as file, contextlib.suppress(OSError):
+    while True: file.write(os.urandom(1 << 20))
+with open("{btrfs}/rest2", "wb", buffering=0) as file, contextlib.suppress(OSError):
+    while True: file.write(os.urandom(4096))
+for n in range(50_000):
+    sdk.log(loss=float(n))
+    if n % 1000 == 0: os.sync()
+assert _runtime.running.begun.session.live.drops[1] > 0
+"""
+    environment = {**os.environ, "RANKSCOPE_SPOOL": str(spool)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        if inside == "a container":
+            subprocess.run(["umount", "-l", btrfs / "merged"], check=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("points are dropped") == 1
 
 
 MOUNTS = """\

@@ -244,7 +244,8 @@ class Journal:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is not None:
             os.close(self._lock)
-        self._lock = spool.lock(self.folder / spool.WRITER)
+        self._lock = spool.lock(self.folder / spool.WRITER, make=True)
+        (self.folder / spool.SENDER).touch(mode=0o600)
         (self.folder / LIVE).write_bytes(bytes(self.live.page))
         (self.folder / spool.SHAPES).write_bytes(b"".join(self._shape_lines))
         if self._shapes >= 0:
@@ -294,5 +295,6 @@ class Journal:
                 self.offset = records.SEGMENT_BYTES
             raise
         self.offset = records.SEGMENT_BYTES  # whatever came of it, go on in a new segment
+        self._blocked_until = time.monotonic_ns() + _RETRY_NS
         self._drop(points)
         return False

@@ -46,16 +46,18 @@ _END_AT, _END = 768, 256  # how the rank ended, as JSON, where the journal had n
 _NAMES_AT = 1024
 _NAME = 48
 MAX_PHASES = (SIZE - _NAMES_AT) // _NAME
+_RETRY_NS = 1_000_000_000
 
 
 class Live:
     """The rank's side. On a local disk the page is mapped; elsewhere it is written now and then (`save`)."""
 
-    __slots__ = ("_file", "_sample", "drops", "page", "phases")
+    __slots__ = ("_blocked_until", "_file", "_sample", "drops", "page", "phases")
 
     def __init__(self, folder: Path, mapped: bool) -> None:
         """Create the page. Raises OSError."""
         self._file = -1
+        self._blocked_until = 0
         self.phases: dict[str, int] = {}
         self.drops = [0] * len(REASONS)
         self._sample = 0
@@ -117,14 +119,20 @@ class Live:
         known = {name: fields[name] for name in ("reason", "exit_code", "signal") if name in fields}
         text = json.dumps(known).encode()[:_END]
         self.page[_END_AT : _END_AT + len(text)] = text
+        self._blocked_until = 0
         self.save()
 
     def save(self) -> None:
-        """Write the page where it is not mapped, all but what the sender writes; a full disk is no reason to stop."""
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
+        """Write the page where it is not mapped, all but what the sender writes; a full disk is no reason to stop.
+
+        Nor to wait at each call: some file systems take long to find out that they are full.
+        """
+        if self._file >= 0 and time.monotonic_ns() >= self._blocked_until:
+            try:
                 os.pwrite(self._file, self.page[:_ACKED_AT], 0)
                 os.pwrite(self._file, self.page[_SAMPLES_AT:], _SAMPLES_AT)
+            except OSError:
+                self._blocked_until = time.monotonic_ns() + _RETRY_NS
 
     def _read(self) -> bytes | mmap.mmap | bytearray:
         if self._file >= 0:

@@ -16,8 +16,9 @@ SHAPES = "shapes"
 SEGMENTS = ".seg"
 
 # A mapped page whose block cannot be had is a SIGBUS that kills the training. Only file systems where an allocated
-# block stays allocated are mapped; NFS, Lustre, GPFS, FUSE and whatever else is not listed here is appended to.
-_MAPPABLE = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "btrfs", "f2fs", "overlay"}
+# block stays allocated are mapped; NFS, Lustre, GPFS, FUSE and whatever else is not listed here is appended to. So is
+# btrfs: it writes a page to a new block each time, and there is none on a full disk.
+_MAPPABLE = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "f2fs"}
 
 
 def default_spool() -> Path:
@@ -64,18 +65,22 @@ def file_system(path: Path, mounts: str | None = None) -> str:
 
 def mappable(path: Path) -> bool:
     """True where files may be memory-mapped without a danger to the process."""
-    return file_system(path) in _MAPPABLE
+    kind = file_system(path)
+    # What an overlay lies on cannot be seen from inside a container, but for one thing: btrfs counts no inodes.
+    return kind in _MAPPABLE or (kind == "overlay" and os.statvfs(path).f_files > 0)
 
 
-def lock(path: Path, wait: bool = False) -> int | None:
+def lock(path: Path, make: bool = False) -> int | None:
     """Take a lock and return its descriptor, None when someone else holds it. Raises OSError.
 
-    POSIX locks belong to a process: a fork does not inherit them, and the kernel lets go of them when it dies. Closing
-    any descriptor of the file in this process gives the lock up, so open a lock file only through here.
+    `make`: in a new folder. Elsewhere a file that is not there is one that someone else is removing with its folder,
+    and a new one would keep the folder. POSIX locks belong to a process: a fork does not inherit them, and the kernel
+    lets go of them when it dies. Closing any descriptor of the file in this process gives the lock up, so open a lock
+    file only through here.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
         return None
