@@ -269,12 +269,38 @@ def test_a_sender_that_delivered_what_others_left_behind_holds_its_own_lock_and_
 
 def test_whoever_delivers_for_the_dead_never_keeps_the_sender_of_a_living_rank_from_its_lock(short: Path) -> None:
     (short / _spool.HELLO).write_text("{}")
-    lock = _spool.lock(short / _spool.WRITER)
+    lock = _spool.lock(short / _spool.WRITER, make=True)
     assert lock is not None
     command = [sys.executable, "-m", "rankscope.sdk._deliver", str(short), "--agent", "unix:/nowhere"]
     assert subprocess.run(command, check=False).returncode == 3
     assert not (short / _spool.SENDER).exists(), "it was not even looked at"
     os.close(lock)
+
+
+def test_whoever_comes_to_a_journal_that_is_being_removed_leaves_nothing_in_its_folder(short: Path) -> None:
+    """A new file, a lock say, would keep the folder: nobody could tell what it is, for an hour."""
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(_delivery.Dead(short, "unix:/nowhere", "").run())
+    assert not list(short.iterdir())
+
+
+def test_a_sender_that_begins_when_all_is_delivered_and_gone_says_nothing(script: Script, spool: Path) -> None:
+    process = script("""
+        import os, shutil, signal
+        from rankscope import sdk
+        from rankscope.sdk import _runtime
+        sdk.init(project="p", name="n")
+        sender = _runtime.running.helper.pid
+        os.kill(sender, signal.SIGSTOP)
+        for name in os.listdir(_runtime.running.begun.folder):
+            os.unlink(_runtime.running.begun.folder / name)
+        os.kill(sender, signal.SIGCONT)
+        os.waitid(os.P_PID, sender, os.WEXITED | os.WNOWAIT)
+        os._exit(0)
+    """)
+    assert process.communicate(timeout=60)[1] == ""
+    (folder,) = spool.iterdir()
+    assert not list(folder.iterdir())
 
 
 def test_a_journal_that_goes_away_during_the_look_for_others_hides_none_of_them(

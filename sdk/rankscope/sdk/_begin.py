@@ -62,9 +62,10 @@ def begin_in(place: Path, identity: Identity, request: Request, warn: Callable[[
     folder.mkdir(mode=0o700)
     lock: int | None = None
     try:
-        lock = spool.lock(folder / spool.WRITER)
+        lock = spool.lock(folder / spool.WRITER, make=True)
         if lock is None:
             raise OSError(f"{folder} is in use")
+        (folder / spool.SENDER).touch(mode=0o600)
         mapped = spool.mappable(folder)
         live = Live(folder, mapped)
         fields = describe(identity, int(folder.name, 16) or 1, request, folder)

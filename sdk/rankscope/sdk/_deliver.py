@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rankscope.sdk import _spool as spool
 from rankscope.sdk._address import default_agent
 from rankscope.sdk._delivery import Dead
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return DELIVERED if asyncio.run(dead.run()) else LEFT
     except (OSError, ValueError) as error:
-        if given.if_there and not given.folder.exists():
+        if given.if_there and not (given.folder / spool.HELLO).exists():
             return DELIVERED
         print(f"{given.folder} cannot be delivered: {error}", file=sys.stderr)
         return UNREADABLE

@@ -130,7 +130,7 @@ class Dead:
             os.close(writer)
 
     async def _run(self) -> bool:
-        lock = spool.lock(self.folder / spool.SENDER)
+        lock = spool.lock(self.folder / spool.SENDER, make=True)  # an SDK before this one did not
         if lock is None:
             return False
         try:
@@ -175,7 +175,9 @@ def clear(place: Path) -> None:
         for folder in [Path(entry) for entry in os.scandir(place)]:
             with contextlib.suppress(OSError):
                 old = time.time() - folder.lstat().st_mtime > FORGOTTEN
-                if old and spool.is_remnant(folder) and (lock := spool.lock(folder / spool.WRITER)) is not None:
+                if not (old and spool.is_remnant(folder)):
+                    continue
+                if (lock := spool.lock(folder / spool.WRITER, make=True)) is not None:
                     shutil.rmtree(folder, ignore_errors=True)
                     os.close(lock)
 

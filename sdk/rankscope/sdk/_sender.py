@@ -137,7 +137,10 @@ def main(order: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError):
         os.nice(5)
     folder = Path(order["folder"])
-    lock = spool.lock(folder / spool.SENDER)
+    try:
+        lock = spool.lock(folder / spool.SENDER)
+    except FileNotFoundError:  # the rank is gone already, and someone else has delivered what it left
+        lock = None
     if lock is None:
         os._exit(1)
     with contextlib.suppress(OSError):
