@@ -711,3 +711,23 @@ def test_a_journal_that_is_gone_meanwhile_is_no_trouble_to_who_says_so(short: Pa
     assert (asked.returncode, b"cannot be delivered" in asked.stderr) == (2, True)
     quiet = subprocess.run([*command, "--if-there"], capture_output=True, check=False)
     assert (quiet.returncode, quiet.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("how", ["sdk.finish()", "os.kill(os.getpid(), 9)"])
+def test_what_a_rank_drops_in_its_last_moment_is_told(agent: Agent, script: Script, how: str) -> None:
+    process = script(f"""
+        import os
+        from rankscope import sdk
+        sdk.init(project="p", name="n")
+        sdk.log(loss=1.0)
+        print("up", flush=True)
+        input()
+        for number in range(500):
+            sdk.log(loss="no number")
+        {how}
+    """)
+    agent.behaviour.heartbeat = 60.0
+    wait_for(lambda: bool(agent.sessions) and len(agent.only.rows) == 1)
+    process.communicate("\n", timeout=60)
+    wait_for(lambda: agent.only.goodbye is not None)
+    assert dict(agent.only.beats[-1].dropped) == {"not_a_number": 500}

@@ -141,6 +141,12 @@ class Live:
         return self.page
 
     def close(self) -> None:
+        """Write the last word and let go of the page."""
+        self._blocked_until = 0
+        self.save()
+        self._forget()
+
+    def _forget(self) -> None:
         """Let go of the page; who still writes to it (a phase that is open) does so into nothing."""
         self.page = bytearray(SIZE)
         if self._file >= 0:
@@ -150,7 +156,7 @@ class Live:
     def abandon(self) -> None:
         """In a forked child: let go of mapping and file, which are the parent's."""
         abandon(self.page)
-        self.close()
+        self._forget()
 
 
 def abandon(mapping: mmap.mmap | bytearray) -> None:

@@ -148,13 +148,14 @@ class Delivery:
         self.welcomed(welcome)
 
     async def _send(self, call: Call, listener: asyncio.Future[None], commands: Commands, every: float) -> None:
-        batches, beat, busy, sent = Batches(), 0.0, time.monotonic(), self.acked
+        batches, beat, busy, sent, ends = Batches(), 0.0, time.monotonic(), self.acked, False
         while not self.done and not self.stop():
             if listener.done():
                 await listener
                 raise Lost("the agent ended the stream")
             now = self._alive = time.monotonic()
-            if now >= beat:
+            if now >= beat or (self.final is not None and not ends):  # what it dropped in its last moment counts, too
+                ends = self.final is not None
                 self.glance.look()
                 await call.write(ingest_pb2.FromRank(heartbeat=self._heartbeat()))
                 beat = now + every
@@ -195,9 +196,7 @@ class Delivery:
             if kind == "ack":
                 self.progress = time.monotonic()
                 self._safe(message.ack.sequence)
-                if (
-                    self.final is not None or self._waits
-                ):  # else an acknowledgement is no reason to send what little came
+                if self.final is not None or self._waits:  # else this is no reason to send what little came
                     self.wake()
             elif kind == "command":
                 commands.obey(message.command)
