@@ -22,6 +22,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from rankscope.agent.demo.stage import AgentProcess, agent
@@ -29,7 +30,16 @@ from rankscope.agent.demo.stage import AgentProcess, agent
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers"
 PROXY = Path(__file__).parent / "peers" / "proxy.py"
-KEYS = ("median", "p99", "cold", "beside", "added", "memory")
+COLUMNS = {
+    "median": "call",
+    "p99": "p99",
+    "cold": "call in a step",
+    "beside": "CPU beside it",
+    "all": "both",
+    "added": "wall time of a step",
+    "memory": "memory, MB",
+}
+KEEPS_NOTHING = {"floor", "prometheus"}
 CONTEST = Path(__file__).parent / "peers" / "contest.py"
 OURS = {
     "floor": "floor: keywords into a memory map",
@@ -84,7 +94,7 @@ def run(name: str, running: AgentProcess, folder: Path) -> dict[str, float] | No
         sys.stderr.write(f"{name}: {done.stderr.strip().splitlines()[-1:]}\n")
         return None
     figures: dict[str, float] = json.loads(lines[-1])
-    return figures
+    return {**figures, "all": figures["cold"] + figures["beside"]}
 
 
 @contextlib.contextmanager
@@ -123,24 +133,45 @@ def main() -> None:
     labels = {name: label for name, label in (OURS | REGISTRY).items() if not given.only or name in given.only}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in labels}
     with tempfile.TemporaryDirectory(prefix="hot") as place, agent(Path(place, "runs"), {}, port=0) as running:
-        for _ in range(given.rounds):
-            order = list(labels)
-            random.shuffle(order)
-            for name in order:
-                figures = run(name, running, Path(place))
-                if figures is not None:
-                    found[name].append(figures)
-                time.sleep(0.5)
-    table = Table(title=f"five scalars a call, µs, medians of {given.rounds} rounds; steps of 2 ms")
+        turns = [name for _ in range(given.rounds) for name in random.sample(list(labels), len(labels))]
+        for name in track(turns, "measuring", console=Console(stderr=True)):
+            figures = run(name, running, Path(place))
+            if figures is not None:
+                found[name].append(figures)
+            time.sleep(0.5)
+    medians = {
+        name: {key: statistics.median(r[key] for r in rounds) for key in COLUMNS}
+        for name, rounds in found.items()
+        if rounds
+    }
+    table = Table(
+        title=f"five scalars a call, µs, medians of {given.rounds} rounds; steps of 2 ms", caption=told(medians)
+    )
     table.add_column("")
-    for column in ("call", "p99", "call in a step", "CPU beside it", "added to a step", "memory, MB"):
+    for column in COLUMNS.values():
         table.add_column(column, justify="right")
     for name, label in labels.items():
-        rounds = found[name]
-        cells = [statistics.median(r[key] for r in rounds) for key in KEYS] if rounds else []
-        texts = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in cells]
-        table.add_row(label, *(texts or ["not here"] * len(KEYS)))
-    Console(width=130).print(table)
+        cells = [f"{cell:.2f}" if cell < 10 else f"{cell:.0f}" for cell in medians.get(name, {}).values()]
+        table.add_row(label, *(cells or ["not here"] * len(COLUMNS)))
+    Console(width=140).print(table)
+
+
+def told(medians: dict[str, dict[str, float]]) -> str | None:
+    """Return how ours stands beside the floor and the cheapest peer that keeps what it is given."""
+    ours, floor = medians.get("rankscope"), medians.get("floor")
+    peers = {
+        name: figures["all"]
+        for name, figures in medians.items()
+        if name not in KEEPS_NOTHING and not name.startswith("rankscope")
+    }
+    if ours is None or floor is None:
+        return None
+    tight, cold = (ours[key] / floor[key] for key in ("median", "cold"))
+    said = f"a call takes {tight:.1f} times the floor, in a step {cold:.1f} times"
+    if peers:
+        least = min(peers, key=lambda name: peers[name])
+        said += f"; {least}, the cheapest peer that stores, takes {peers[least] / ours['all']:.1f} times ours in all"
+    return said
 
 
 if __name__ == "__main__":
