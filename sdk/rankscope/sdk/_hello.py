@@ -104,6 +104,7 @@ def describe(identity: Identity, session: int, asked: Asked, journal: Path) -> d
             "command": clean(" ".join(sys.orig_argv), 2000),
             "directory": directory(),
             "user": os.environ.get("USER", str(os.geteuid())),
+            **({"cuda_device_order": order} if (order := os.environ.get("CUDA_DEVICE_ORDER", "")) else {}),
         },
     }
 

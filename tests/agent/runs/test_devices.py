@@ -9,6 +9,7 @@ from rankscope.agent.runs.devices import Device, Devices
 from rankscope.agent.runs.state import Node
 
 INFO = Metric("gpu_info", "info", "", ("gpu", "uuid", "simulated"))
+INFO_NAMED = Metric("gpu_info", "info", "", ("gpu", "uuid", "name", "simulated"))
 MIG = Metric("mig_info", "info", "", ("gpu", "uuid", "gpu_uuid", "gpu_instance", "compute_instance"))
 USED = Metric("gpu_process_memory_bytes", "gauge", "", ("gpu", "uuid", "run", "rank"))
 
@@ -58,6 +59,9 @@ def test_the_beginning_of_a_uuid_is_enough_as_it_is_for_cuda() -> None:
     assert rank_of(node, device_uuids=("GPU-2ab",)) == ("2", "GPU-2abc")
     assert rank_of(node, device_uuids=("MIG-7d",)) == ("1", "MIG-7d0e")
     assert rank_of(node, device_uuids=("GPU-9",)) == ("", "GPU-9"), "of another node, or hidden from the agent"
+    twins = gpus(Sample(INFO, 1.0, ("3", "GPU-2abd", "false")), Sample(INFO, 1.0, ("4", "GPU-2abde", "false")))
+    assert rank_of(twins, device_uuids=("GPU-2ab",)) == ("", "GPU-2ab"), "it is that of three"
+    assert rank_of(twins, device_uuids=("GPU-2abd",)) == ("3", "GPU-2abd"), "a whole uuid is its own"
 
 
 def test_mig_instances_have_an_older_name_too() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rankscope.agent.model import Metric, Sample
+from rankscope.agent.model import Metric, RankInfo, Sample
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.state import Node
 
@@ -20,6 +20,7 @@ RANK_INFO = Metric(
 )
 
 _UUIDS = ("GPU-", "MIG-")
+_INDEX = re.compile(r"\s*([+-]?[0-9]+)")  # as strtol reads it: `1gpu` is 1
 
 
 class Device(NamedTuple):
@@ -37,6 +38,7 @@ class _Tables:
         self.index: dict[str, str] = {}  # by uuid, of GPUs and MIG instances
         self.boards: dict[str, str] = {}  # uuid of the GPU by that of its MIG instance
         self.old_names: dict[str, str] = {}  # uuid of a MIG instance by its name before driver 470
+        self.models: set[str] = set()
         self.used: dict[tuple[str, str], Device] = {}  # by run and rank, from the GPUs' process tables
         self.simulated = False
         held: dict[tuple[str, str], float] = {}
@@ -45,6 +47,7 @@ class _Tables:
                 if sample.metric.name == "gpu_info":
                     labels = _labels(sample)
                     self.index[labels["uuid"]] = labels["gpu"]
+                    self.models.add(labels.get("name", ""))
                     self.simulated |= labels.get("simulated") == "true"
                 elif sample.metric.name == "mig_info":
                     labels = _labels(sample)
@@ -80,34 +83,66 @@ class Devices:
         the one of its local rank, as torchrun's use it, and for simulated GPUs the local rank.
         """
         info = rank.info
-        visible = info.device_uuids or _visible(info.visible_devices)
-        only = self._named(visible[0]) if len(visible) == 1 and visible[0].startswith(_UUIDS) else None
+        seen = _seen(info)
+        only = self._named(seen[0]) if len(seen) == 1 and seen[0].startswith(_UUIDS) else None
         used = self._tables.used.get((info.key.run, str(info.key.rank)))
         if used is not None and (only is None or self.board(used) == only.uuid):
             return used
         if only is not None:
             return only
-        if visible:
-            return self._named(_own(visible, info.local_rank))
+        if seen:
+            own = _own(seen, info.local_rank)
+            return self._named(own) if own.startswith(_UUIDS) or self._ordered(info) else None
         return self._named(str(info.local_rank)) if self._tables.simulated else None
 
     def board(self, device: Device) -> str:
         """Return the uuid of the GPU that a device is, or is a MIG instance of."""
         return self._tables.boards.get(device.uuid, device.uuid)
 
+    def _ordered(self, info: RankInfo) -> bool:
+        """Say whether the rank counts GPUs as NVML does: CUDA puts the fastest first unless it is told not to."""
+        return len(self._tables.models) < 2 or info.environment.get("cuda_device_order") == "PCI_BUS_ID"
+
     def _named(self, name: str) -> Device | None:
         """Find a GPU by its index, by the beginning of its uuid, or by a MIG instance's old name, as CUDA does."""
         name = self._tables.old_names.get(name, name)
+        found: list[Device] = []
         for uuid, gpu in self._tables.index.items():
-            if (name == gpu and uuid not in self._tables.boards) or (len(name) > 4 and uuid.startswith(name)):
+            if name == uuid or (name == gpu and uuid not in self._tables.boards):
                 return Device(gpu, uuid)
+            if len(name) > 4 and uuid.startswith(name):
+                found.append(Device(gpu, uuid))
+        if len(found) == 1:  # what begins several uuids names none
+            return found[0]
         return Device("", name) if name.startswith(_UUIDS) else None
 
 
-def _visible(names: str) -> list[str]:
-    """Return the devices that `CUDA_VISIBLE_DEVICES` names, up to the first that is none, as CUDA does."""
-    given = (name.strip() for name in names.split(","))
-    return list(itertools.takewhile(lambda name: name.isdigit() or name.startswith(_UUIDS), given))
+def _seen(info: RankInfo) -> Sequence[str]:
+    """Return the devices that a rank sees: by the uuids that it knows, else by what it was told to see."""
+    if all(uuid in info.visible_devices for uuid in info.device_uuids):  # they are but a part of that
+        return visible(info.visible_devices)
+    return info.device_uuids
+
+
+def visible(names: str) -> list[str]:
+    """Return the devices that `CUDA_VISIBLE_DEVICES` names as CUDA reads it.
+
+    Indices or uuids, as the first is, up to the first that is none of the kind; none at all where one is named twice.
+    """
+    kind = next((kind for kind in _UUIDS if names.startswith(kind)), "")
+    found: list[str] = []
+    for name in names.split(","):
+        index = _INDEX.match(name)
+        if kind:
+            each = name if name.startswith(kind) else ""
+        else:
+            each = str(int(index[1])) if index is not None and int(index[1]) >= 0 else ""
+        if each in found:
+            return []
+        if not each:
+            break
+        found.append(each)
+    return found
 
 
 def _own(choices: Sequence[str], local_rank: int) -> str:
