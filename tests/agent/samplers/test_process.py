@@ -211,6 +211,39 @@ def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Roo
     assert found["rank_cpu_throttled_seconds_total", "exp-1", "0"] == 1
 
 
+@pytest.mark.parametrize(("kind", "limits"), [("cgroup.type", 1), ("cgroup.controllers", 0)])
+def test_the_limits_of_another_container_are_seen_in_its_own_files(
+    node: Node, root: Root, kind: str, limits: int
+) -> None:
+    """As from the agent's pod, whose namespace hides the path; of the machine's own group nothing is a rank's limit."""
+    root.process(100, group="/../../pod7/leaf", cpus="ffff")
+    own = "proc/100/root/sys/fs/cgroup"
+    root.write(
+        {
+            "sys/fs/cgroup/cgroup.controllers": "cpu memory",
+            "sys/fs/cgroup/memory.max": "2000000\n",
+            "sys/fs/cgroup/memory.current": "1\n",
+            "sys/fs/cgroup/memory.stat": "active_file 0\n",
+            "sys/fs/cgroup/cpu.max": "100000 100000\n",
+            f"{own}/{kind}": "\n",
+            f"{own}/memory.max": "1000\n",
+            f"{own}/memory.current": "800\n",
+            f"{own}/memory.stat": "active_file 100\n",
+            f"{own}/memory.events": "oom_kill 2\n",
+            f"{own}/cpu.max": "200000 100000\n",
+            f"{own}/cpu.stat": "usage_usec 7000000\nthrottled_usec 1000000\n",
+            f"{own}/cpu.pressure": "some avg10=0 total=3000000\n",
+        }
+    )
+    attach(node, 100)
+    found = values(Process(root=str(root)).sample(node))
+    names = {"memory_limit_bytes": 1000, "memory_limit_used_bytes": 700, "oom_kills_total": 2, "cpus": 2}
+    names |= {"cpu_limit_used_seconds_total": 7, "cpu_throttled_seconds_total": 1}
+    given = {name: found.get((f"rank_{name}", "exp-1", "0")) for name in names}
+    assert given == (names if limits else {**dict.fromkeys(names), "cpus": 16})
+    assert (("rank_pressure_seconds_total", "exp-1", "0", "cpu", "some") in found) == bool(limits)
+
+
 def test_hosts_with_control_groups_of_version_1_give_no_limits(node: Node, root: Root) -> None:
     """They are absent, not wrong: neither 0 nor those of the machine."""
     root.process(100, cpus="ff")

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from rankscope.agent.samplers._linux.files import Files
 
 MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")  # version 2 alone, and beside version 1
+_OUTSIDE = "/.."  # how the kernel shows what is not below the reader's own namespace
 
 
 class Memory(NamedTuple):
@@ -17,27 +18,35 @@ class Memory(NamedTuple):
 
 
 def path_of(files: Files, pid: int) -> str | None:
-    """Return the version 2 group of a process below the mount, as the agent sees it."""
+    """Return the version 2 group of a process below the mount, as the agent sees it.
+
+    Out of its sight, as from another container (`/../…`), that is the folder in which the process's own container sees
+    it, without what is further out. Where even that shows the whole machine there is none.
+    """
     try:
         lines = files.text(f"proc/{pid}/cgroup").splitlines()
     except OSError:
         return None
-    return next((line[3:] for line in lines if line.startswith("0::")), None)
+    path = next((line[3:] for line in lines if line.startswith("0::")), None)
+    if path is not None and path.startswith(_OUTSIDE):
+        inside = f"proc/{pid}/root/sys/fs/cgroup"
+        return inside if files.exists(f"{inside}/cgroup.type") else path  # the machine's own group has no type
+    return path
 
 
 def folders(files: Files, path: str) -> list[str]:
     """Return the folders of a group and of those that it is in, innermost first.
 
     Limits hold along the whole way: a leaf without one may be in a group with one. The outermost is the machine's,
-    which has none, or within a container the container's own. Empty where the group is not in sight, as from another
-    cgroup namespace (`/../…`).
+    which has none, or within a container the container's own. Empty where the group is not in sight.
     """
-    path = posixpath.normpath(path)
-    if path.startswith("/.."):
+    if not path.startswith("/"):
+        return [path]
+    if path.startswith(_OUTSIDE):
         return []
     for mount in MOUNTS:
         if files.exists(f"{mount}/cgroup.controllers"):
-            parts = [part for part in path.split("/") if part]
+            parts = [part for part in posixpath.normpath(path).split("/") if part]
             return ["/".join((mount, *parts[:i])) for i in range(len(parts), -1, -1)]
     return []
 
