@@ -74,6 +74,9 @@ def test_an_agent_starts_beside_a_driver_that_hangs(driver: Driver, library: Pat
         def page() -> str:
             return fetch(f"{running.url}/metrics")
 
+        def shows(line: str) -> bool:
+            return re.search(f"^{line}", page(), re.MULTILINE) is not None
+
         def alerts() -> set[str]:
             return {
                 alert["labels"]["alertname"] for alert in json.loads(fetch(f"{running.url}/api/v1/alerts"))["alerts"]
@@ -84,7 +87,7 @@ def test_an_agent_starts_beside_a_driver_that_hangs(driver: Driver, library: Pat
         subprocess.run([sys.executable, "-c", code], env=os.environ | spool, check=True, timeout=60)
         wait_for(lambda: {"LossNaN", "AgentBlind"} <= alerts())
         text = page()
-        assert re.search(r'^rankscope_sampler_up\{[^}]*sampler="gpu"[^}]*\} 0', text, re.MULTILINE)
+        assert shows(r'rankscope_sampler_up\{[^}]*sampler="gpu"[^}]*\} 0')
         assert "rankscope_system_load1{" in text
         assert "rankscope_train_loss{" in text
         assert "rankscope_gpu_" not in re.sub("^#.*$", "", text, flags=re.MULTILINE), "nothing is known of any card"
@@ -92,9 +95,9 @@ def test_an_agent_starts_beside_a_driver_that_hangs(driver: Driver, library: Pat
         for each in psutil.Process(running.process.pid).children():
             if any("_nvml.child" in word for word in each.cmdline()):
                 each.kill()  # as the agent does after a minute
-        wait_for(lambda: re.search(r"^rankscope_gpu_power_watts\{[^}]*\} 629.45", page(), re.MULTILINE))
+        wait_for(lambda: shows(r"rankscope_gpu_power_watts\{[^}]*\} 629.45"))
         wait_for(lambda: "AgentBlind" not in alerts())
         driver.answer("nvmlDeviceGetPowerUsage", "hang")
-        wait_for(lambda: re.search(r"^rankscope_gpu_up\{[^}]*\} 0", page(), re.MULTILINE))
+        wait_for(lambda: shows(r"rankscope_gpu_up\{[^}]*\} 0"))
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(30) == 0

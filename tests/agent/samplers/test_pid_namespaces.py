@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import psutil
@@ -29,7 +29,7 @@ RANK = (
 
 
 @contextlib.contextmanager
-def contained() -> Iterator[tuple[int, int, int]]:
+def contained() -> Generator[tuple[int, int, int], None, None]:
     """Run a rank as the first process of a container; give its pid outside, and pid and start as it tells them."""
     pipe = subprocess.PIPE
     with subprocess.Popen([*CONTAINER, sys.executable, "-uc", RANK], stdin=pipe, stdout=pipe, text=True) as process:
