@@ -186,6 +186,7 @@ def test_the_kernels_word_makes_it_the_hosts_memory() -> None:
     (finding,) = findings(RankOutOfMemory().check(machine.node, machine.run, machine.now))
     assert finding.labels == {"memory": "host"}
     assert "60.0 GiB" in finding.summary
+    assert "the whole node's memory" in finding.causes[0].evidence
     assert finding.time == 3.0
 
 

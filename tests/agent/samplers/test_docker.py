@@ -125,6 +125,7 @@ def test_a_rank_that_the_kernel_kills_for_memory_is_told_from_the_kernels_log(
 
         wait_for(killed)
         assert found["rank_oom_kill_timestamp_seconds", "exp-1", "0"] == pytest.approx(time.time(), abs=60)
+        assert found["rank_oom_kill_limit_bytes", "exp-1", "0"] == 32 * 2**20
         assert 2**20 < found["rank_oom_kill_resident_bytes", "exp-1", "0"] < 64 * 2**20
         sampler.close()
     finally:

@@ -97,9 +97,12 @@ def _of_host(node: Node, rank: Rank, now: float) -> Finding | None:
     if bye is not None and bye.end not in _GONE and bye.exit_code == 0:
         return None  # it lost a worker and finished all the same
     resident = node.window("rank_oom_kill_resident_bytes", key.run, str(key.rank))
-    limit = node.window("rank_memory_limit_bytes", key.run, str(key.rank))
+    limit = node.window("rank_oom_kill_limit_bytes", key.run, str(key.rank))
     held = f" that held {gigabytes(resident.last)}" if resident is not None and len(resident) else ""
-    bound = f"a limit of {gigabytes(limit.last)}" if limit is not None and len(limit) else "the node's memory"
+    if limit is not None and len(limit):
+        whose = f", under its control group's limit of {gigabytes(limit.last)}"
+    else:
+        whose = ", of the whole node's memory" if held else ""  # a control group's count does not tell
     return Finding(
         f"the kernel killed a process of rank {key.rank}{held}: the host ran out of memory",
         step=rank.step,
@@ -109,7 +112,7 @@ def _of_host(node: Node, rank: Rank, now: float) -> Finding | None:
         causes=(
             Cause(
                 "the rank and its workers need more host memory than there is",
-                f"the kernel's own word, under {bound}",
+                f"the kernel's own word{whose}",
                 "fewer DataLoader workers or a smaller prefetch_factor; do not hold the data set in each worker; "
                 "raise the container's or job's memory limit",
             ),

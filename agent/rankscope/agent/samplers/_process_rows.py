@@ -138,6 +138,12 @@ OOM_TIME = _gauge(
 OOM_RESIDENT = _gauge(
     "rank_oom_kill_resident_bytes", "What that process held then.", "bytes", "/dev/kmsg, anon-rss of the killed process"
 )
+OOM_LIMIT = _gauge(
+    "rank_oom_kill_limit_bytes",
+    "The cgroup's memory limit under which that was; absent where the node's memory ran out.",
+    "bytes",
+    "/dev/kmsg, memory: usage, limit",
+)
 
 ROWS: tuple[Row[Look], ...] = (
     Row(RANK_INFO, _info),

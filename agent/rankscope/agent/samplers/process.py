@@ -22,6 +22,7 @@ from rankscope.agent.samplers._linux.kmsg import KernelLog
 from rankscope.agent.samplers._linux.processes import Family, Finder, Stat, read_stat
 from rankscope.agent.samplers._process_rows import (
     CPU_SECONDS,
+    OOM_LIMIT,
     OOM_RESIDENT,
     OOM_TIME,
     ROWS,
@@ -65,6 +66,7 @@ class Process:
         WORKER_CPU_SECONDS,
         OOM_TIME,
         OOM_RESIDENT,
+        OOM_LIMIT,
     )
 
     def __post_init__(self) -> None:
@@ -117,8 +119,9 @@ class Process:
         if death is not None:
             key = (rank.info.key.run, str(rank.info.key.rank))
             yield Sample(OOM_TIME, death.time, key)
-            if death.resident:
-                yield Sample(OOM_RESIDENT, float(death.resident), key)
+            for metric, amount in ((OOM_RESIDENT, death.resident), (OOM_LIMIT, death.limit)):
+                if amount:
+                    yield Sample(metric, float(amount), key)
 
     def _look(self, files: Files, rank: Rank, stat: Stat, devices: Devices, cpus: Cpus) -> Look:
         session = rank.info.session

@@ -19,6 +19,7 @@ class Death:
 
     time: float  # Unix seconds
     resident: int = 0  # bytes; 0 where only the control group told
+    limit: int = 0  # bytes, of the control group that ran out; 0 where none did or nobody tells
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Deaths:
         for kill in log:
             for known in self._sessions.values():
                 if isinstance(kill, Kill) and kill.pid in known.pids:
-                    known.death = Death(kill.time, kill.resident)
+                    known.death = Death(kill.time, kill.resident, kill.limit)
                     told[known.group] = told.get(known.group, 0) + 1
         members: dict[str, list[int]] = {}
         for session, known in self._sessions.items():

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 _KILL = re.compile(
     r"(?:[Oo]ut of memory(?: \(\w+\))?: |^)Killed process (\d+) \((.*)\),? (?:UID \d+,? )?total-vm:.*?anon-rss:(\d+)kB"
 )
+# Before a kill in a control group, of the group: "memory: usage 32768kB, limit 32768kB, failcnt 79" (mm/memcontrol.c).
+_LIMIT = re.compile(r"^memory: usage \d+kB, limit (\d+)kB")
+_IN_GROUP = "Memory cgroup out of memory"
 # "NVRM: Xid (PCI:0000:3b:00): 79, pid=4711, name=python, GPU has fallen off the bus."
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)(?:, pid='?(\d+)'?)?")
 
@@ -27,6 +30,7 @@ class Kill:
     pid: int
     name: str
     resident: int  # bytes, anonymous
+    limit: int = 0  # bytes, of the control group; 0 where it was the whole machine that ran out
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class KernelLog:
     root: str = "/"
     _file: int | None = field(default=None, init=False)
     _rest: bytes = field(default=b"", init=False)
+    _limit: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         with contextlib.suppress(OSError):
@@ -64,7 +69,10 @@ class KernelLog:
                 continue  # a continuation line
             written = boot + int(words[2]) / 1e6
             if kill := _KILL.search(message):
-                yield Kill(written, int(kill[1]), kill[2], int(kill[3]) * 1024)
+                limit = self._limit if _IN_GROUP in message else 0
+                yield Kill(written, int(kill[1]), kill[2], int(kill[3]) * 1024, limit)
+            elif of_group := _LIMIT.match(message):
+                self._limit = int(of_group[1]) * 1024
             elif xid := _XID.search(message):
                 yield GpuError(written, xid[1].lower().split(".")[0], int(xid[2]), int(xid[3] or 0))
 
