@@ -222,9 +222,16 @@ def test_little_memory_left_is_a_warning_and_next_to_none_critical() -> None:
 
 
 def test_memory_that_is_used_up_is_told_in_time() -> None:
-    machine = Machine().live(320, lambda t: {LEFT: (60 - t / 10) * GIB, TOTAL: 100.0 * GIB}, sampler="memory")
+    def used(t: float) -> dict[Key, float]:
+        return {LEFT: (60 - t / 10) * GIB, TOTAL: 100.0 * GIB}
+
+    machine = Machine().live(320, used, steps_per_second=1, sampler="memory")
     (finding,) = findings(HostMemoryPressure().check(machine.node, None, machine.now))
     assert "none in 5 min" in finding.summary
+    starting = Machine().live(320, used, sampler="memory")
+    assert host(starting) == [], "a rank that makes no steps yet reads its model and data into memory"
+    starting.live(100, lambda t: used(t + 320), sampler="memory")
+    assert host(starting) == [("host", None)], "and may read more than there is"
 
 
 def test_tasks_that_wait_for_memory() -> None:

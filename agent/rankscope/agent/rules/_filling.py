@@ -19,7 +19,8 @@ def filling(time: FloatArray, value: FloatArray, full: float) -> Filling | None:
     """Return how something fills up to `full`, None where it does not, or not steadily.
 
     Steadily: the median of each quarter of the points is above that of the quarter before, the last one by at least a
-    quarter of the mean step: what grew and then stopped does not fill up. The rate is that between the medians.
+    quarter of the mean step: what grew and then stopped does not fill up. The rate is that between the medians. What is
+    low in each quarter must have grown by half of that at least: what falls back again and again does not fill up.
     """
     if len(value) < 20 or time[-1] <= time[0]:
         return None
@@ -28,6 +29,9 @@ def filling(time: FloatArray, value: FloatArray, full: float) -> Filling | None:
     centres: FloatArray = np.array([float(np.median(time[a:b])) for a, b in itertools.pairwise(bounds)])
     steps: FloatArray = np.diff(medians)
     if steps.min() <= 0 or steps[-1] < 0.25 * steps.mean():
+        return None
+    first, last = (float(np.quantile(value[bounds[i] : bounds[i + 1]], 0.1)) for i in (0, 3))
+    if last - first < 0.5 * (medians[-1] - medians[0]):
         return None
     rate = float((medians[-1] - medians[0]) / (centres[-1] - centres[0]))
     return Filling(rate, max(0.0, (full - float(value[-1])) / rate))

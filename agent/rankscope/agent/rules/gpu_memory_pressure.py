@@ -24,9 +24,9 @@ class GpuMemoryPressure:
     """The memory of a rank's GPU is full to `threshold`, or at its present growth will be within `horizon`.
 
     The forecast looks at the last `window` seconds, and needs a rank that made `warmup` steps: allocators fill their
-    caches in the first ones since it was started. It is told only where memory grew through the whole window. What the
-    allocator keeps and never needed at one time is no use of memory, where the rank tells (`watch()`): torch gives it
-    back before it runs out.
+    caches in the first ones since it was started. It is told only where memory grew through the whole window, to more
+    than was ever used before. What the allocator keeps and never needed at one time is no use of memory, where the rank
+    tells (`watch()`): torch gives it back before it runs out.
 
     Needs `gpu_memory_used_bytes` and `gpu_memory_size_bytes`, or the same of a MIG instance.
 
@@ -67,7 +67,10 @@ class GpuMemoryPressure:
         start = int(np.searchsorted(used.time, now - self.window))
         if steps_of_attempt(rank) >= self.warmup and used.time[0] <= now - 0.9 * self.window:
             growth = filling(used.time[start:], used.value[start:], size + spare)
+        known = used.value[int(np.searchsorted(used.time, _began(rank))) : start]
+        higher = float(known.max()) if len(known) else 0.0  # it was there before, and fell back by itself
         soon = growth is not None and growth.seconds <= self.horizon and growth.rate * self.window >= 0.01 * size
+        soon = soon and used.last > higher
         if share < self.threshold and not soon:
             return ()
         which = f"GPU {device.gpu or device.uuid} of rank {rank.info.key.rank}"
@@ -85,6 +88,11 @@ class GpuMemoryPressure:
                 causes=tuple(_causes(node, rank, device, soon)),
             ),
         )
+
+
+def _began(rank: Rank) -> float:
+    """Return when the present attempt began, in Unix seconds; 0 for the first."""
+    return rank.restarts[-1][2] if rank.restarts else 0.0
 
 
 def _spare(rank: Rank) -> float:

@@ -11,10 +11,13 @@ import numpy as np
 from rankscope.agent.model import Cause, Finding, Incomplete, Seconds, Severity, Span, Verdict
 from rankscope.agent.rules._filling import filling, gigabytes, minutes
 from rankscope.agent.rules._fresh import fresh
+from rankscope.agent.rules._pauses import steps_of_attempt
 from rankscope.agent.runs.series import Series
 from rankscope.agent.runs.state import Node, Run
 
 FRESH = 60.0  # seconds
+_WARMUP = 50  # steps
+_STARTING = 0.2  # of the memory, below which a forecast is worth telling while a rank starts
 _WORKERS = "fewer DataLoader workers or a smaller prefetch_factor; do not hold the data set in each worker"
 
 
@@ -24,7 +27,8 @@ class HostMemoryPressure:
 
     Fires when less than `available` of the memory is left, when at its present use there will be none within `horizon`,
     when all tasks waited for memory for `stalled` of the last minute, when a rank's cgroup is at `limit` of its own
-    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`.
+    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`. While a rank makes its
+    first 50 steps the forecast is told only where less than 20 % is left: models and data sets are read into memory.
 
     Needs `system_memory_available_bytes`.
 
@@ -54,6 +58,7 @@ class HostMemoryPressure:
         start = int(np.searchsorted(left.time, now - self.window))
         long_enough = left.time[0] <= now - 0.9 * self.window
         trend = filling(left.time[start:], -left.value[start:], 0.0) if long_enough else None
+        trend = None if share > _STARTING and _starting(node) else trend
         waited = self._waited(node, now)
         if share < self.available:
             how = f"{share:.1%} of the memory is available, {gigabytes(left.last)}"
@@ -117,6 +122,10 @@ class HostMemoryPressure:
                     labels={"memory": "shm"},
                     rank=int(labels[1]) if labels and labels[1].isdigit() else None,
                 )
+
+
+def _starting(node: Node) -> bool:
+    return any(rank.goodbye is None and steps_of_attempt(rank) < _WARMUP for _, rank in node.ranks())
 
 
 def _fresh(node: Node, now: float, metric: str, *labels: str) -> Series | None:
