@@ -19,6 +19,7 @@ from rankscope.agent.samplers._nvml.source import SLOW, BlindError
 from rankscope.agent.samplers.gpu import Gpu
 from tests.agent.samplers.conftest import Driver, values
 from tests.nvml import build
+from tests.waiting import wait_for
 
 Make = Callable[..., Gpu]
 H100 = build.scenario("h100")
@@ -135,6 +136,27 @@ def test_a_number_of_cards_that_cannot_be_is_said(driver: Driver, gpu: Make, nod
     driver.load(f"nvmlDeviceGetCount {count}\n{H100}")
     with pytest.raises(BlindError, match="counts"):
         list(gpu().sample(node))
+
+
+def test_cards_that_are_counted_and_are_not_there_are_not_down(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(f"nvmlDeviceGetCount 3\n{H100}")
+    found = twice(gpu(), node)
+    assert {key: value for key, value in found.items() if key[0] == "gpu_up"} == {("gpu_up", "0"): 1}
+
+
+def test_an_error_without_a_code_is_none(driver: Driver, gpu: Make, node: Node) -> None:
+    driver.load(H100)
+    sampler = gpu()
+    list(sampler.sample(node))
+    driver.load(f"{H100}xid -1\nxid 0\nxid 999\n")
+    found: dict[tuple[str, ...], float] = {}
+
+    def arrived() -> bool:
+        found.update(values(sampler.sample(node)))
+        return ("gpu_xid_errors_total", "0", "999") in found
+
+    wait_for(arrived)
+    assert [key[2] for key in found if key[0] == "gpu_xid_errors_total"] == ["999"]
 
 
 def test_a_number_of_instances_that_cannot_be_is_not_gone_through(driver: Driver, gpu: Make, node: Node) -> None:

@@ -110,7 +110,7 @@ class Cards:
     def __init__(self, answers: Answers, driver: str) -> None:
         self._answers = answers
         self._driver = driver
-        self._devices: dict[int, Device] = {}
+        self._devices: dict[int, Device | None] = {}
         self._xids = Xids(answers)
 
     def look(self, slow: bool, skip: set[int], last: set[int]) -> None:
@@ -130,21 +130,23 @@ class Cards:
     def _read(self, index: int, slow: bool) -> Reading:
         device = self._devices.get(index)
         try:
-            if device is None:
+            if index not in self._devices:
                 device = self._devices[index] = self._open(index)
-            return device.read(slow)
-        except nvml.NVMLError_NoPermission:
-            return Reading(index, "")
+            return device.read(slow) if device is not None else Reading(index, "")
         except LostError as error:
             return Reading(index, device.uuid if device else "", lost=str(error))
 
-    def _open(self, index: int) -> Device:
-        """Raises NVMLError_NoPermission for a card of somebody else's: NVML counts those of other containers, too."""
+    def _open(self, index: int) -> Device | None:
+        """Return a device, None where this user has none: NVML counts those of other containers, too."""
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        except (nvml.NVMLError_NoPermission, nvml.NVMLError_InvalidArgument):
+            return None
+        except nvml.NVMLError as error:
+            check(error)
+            raise LostError(str(error)) from None
+        try:
             device = Device(nvml, index, handle, profile_of, self._driver)
-        except nvml.NVMLError_NoPermission:
-            raise
         except nvml.NVMLError as error:
             check(error)
             raise LostError(str(error)) from None

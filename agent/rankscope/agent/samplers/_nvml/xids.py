@@ -9,6 +9,7 @@ from typing import ClassVar
 from rankscope.agent.model import Metric, Sample
 from rankscope.agent.samplers._nvml.reading import Xid
 
+_CODES = range(1, 1 << 16)  # today's are below 200, and 999 is one that is not known
 _SAME = 5.0  # seconds within which NVML and the kernel's log mean the same error
 
 ERRORS = Metric(
@@ -42,6 +43,8 @@ class XidLog:
     def add(self, xids: Iterable[Xid], teller: str) -> None:
         """Count errors; one that another teller told of a moment ago is the same one."""
         for xid in xids:
+            if xid.code not in _CODES:
+                continue
             key = (xid.uuid, xid.code)
             told = key in self._times and abs(xid.time - self._times[key]) < _SAME
             if told and self._teller[key] != teller:
