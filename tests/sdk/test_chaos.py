@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from .chaos import World
+from .chaos import Wall, World
 
 pytestmark = pytest.mark.e2e
 
@@ -68,8 +71,16 @@ class Chaos(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.wall = self._wall()
+        self.world = World(environment=self.wall.environment if self.wall is not None else None)
+        self.small = self.world.small_disk("64m")
         self.stopped = False
+
+    def _wall(self) -> Wall | None:
+        if shutil.which("gcc") is None:
+            return None
+        self._place = tempfile.TemporaryDirectory()
+        return Wall(Path(self._place.name))
 
     @initialize()
     def begin(self) -> None:
@@ -81,13 +92,13 @@ class Chaos(RuleBasedStateMachine):
         if self.world.rank is not None:
             self.world.rank.tell(f"log {count}")
 
-    @rule(how=st.sampled_from(["kill", "finish"]))
-    def next_rank(self, how: str) -> None:
+    @rule(how=st.sampled_from(["kill", "finish"]), again=st.booleans())
+    def next_rank(self, how: str, again: bool) -> None:
         rank = self.world.rank
         assert rank is not None
         rank.full(False)
         rank.kill() if how == "kill" else rank.finish()
-        self.world.start_rank()
+        self.world.start_rank(again)
 
     @rule()
     def kill_sender(self) -> None:
@@ -116,12 +127,25 @@ class Chaos(RuleBasedStateMachine):
         assert self.world.rank is not None
         self.world.rank.full(yes)
 
+    @precondition(lambda self: self.small)
+    @rule(yes=st.booleans())
+    def full_disk_of_the_agent(self, yes: bool) -> None:
+        self.world.fill_disk(yes)
+
+    @precondition(lambda self: self.wall is not None)
+    @rule(seconds=st.sampled_from([-7200, -5, 5, 7200]))
+    def set_the_clock(self, seconds: int) -> None:
+        assert self.wall is not None
+        self.wall.jump(seconds)
+
     def teardown(self) -> None:
         try:
             self.world.settle()
             self.world.check()
         finally:
             self.world.close()
+            if self.wall is not None:
+                self._place.cleanup()
 
 
 def examine(examples: int, steps: int) -> None:

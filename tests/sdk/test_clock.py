@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,29 +17,11 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from rankscope.agent.fakes import Inbox, inbox
 from tests.waiting import wait_for
 
-from .chaos import World
+from .chaos import Wall, World
 
 pytestmark = pytest.mark.e2e
 
 HOUR = 3600
-
-
-class Wall:
-    """The wall clock of every process of the node; CLOCK_MONOTONIC goes on."""
-
-    def __init__(self, folder: Path) -> None:
-        library, self._file = folder / "wallclock.so", folder / "moved"
-        source = Path(__file__).parent / "wallclock.c"
-        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-        subprocess.run(["gcc", *flags, "-o", str(library), str(source)], check=True)
-        self.environment = {"LD_PRELOAD": str(library), "RANKSCOPE_TEST_CLOCK": str(self._file)}
-        self.moved = 0
-        self._file.write_bytes(bytes(8))
-
-    def jump(self, seconds: int) -> None:
-        self.moved += seconds
-        with self._file.open("r+b") as file:
-            file.write(self.moved.to_bytes(8, "little", signed=True))
 
 
 @pytest.fixture
@@ -97,7 +78,7 @@ def times(world: World) -> list[tuple[int, float]]:
         for path in world.runs.glob("chaos/*/rank_0000/events.out.tfevents*")
         for event in EventFileLoader(str(path)).Load()
         for each in event.summary.value
-        if each.tag.startswith("series")
+        if each.tag == "series"
     ]
 
 
