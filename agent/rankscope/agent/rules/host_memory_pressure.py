@@ -27,8 +27,8 @@ class HostMemoryPressure:
 
     Fires when less than `available` of the memory is left, when at its present use there will be none within `horizon`,
     when all tasks waited for memory for `stalled` of the last minute, when a rank's cgroup is at `limit` of its own
-    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`. While a rank makes its
-    first 50 steps the forecast is told only where less than 20 % is left: models and data sets are read into memory.
+    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`. While a rank makes
+    its first 50 steps the forecast is told only where less than 20 % is left: models and data are read into memory.
 
     Needs `system_memory_available_bytes`.
 
