@@ -15,14 +15,19 @@ from .server import Agent
 pytestmark = pytest.mark.e2e
 
 LOADER = """
-import os, sys, time, warnings
+import gc, os, sys, time, warnings
 import torch
 from torch.utils.data import DataLoader, Dataset
 from rankscope import sdk
 
+def links():
+    files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return [link for link in (os.readlink(file) for file in files if os.path.lexists(file)) if "torch" not in link]
+
 class Data(Dataset):
     def __len__(self): return 8
     def __getitem__(self, index):
+        assert not [link for link in links() if os.environ["RANKSCOPE_SPOOL"] in link]  # nothing of the rank's is held
         sdk.log(worker=1.0); sdk.text("worker", "x")  # must go nowhere
         with sdk.phase("worker"): pass
         sdk.init(name="worker")
@@ -39,10 +44,14 @@ def main():
         loader = make(); iter(loader)
     sdk.init(name="rank")
     loader = loader or make()
-    before = len(os.listdir("/proc/self/fd"))
     for epoch in range(int(epochs)):
         for batch in sdk.batches(loader):
             sdk.log(loss=float(batch.sum()))
+        if epoch == 0:
+            gc.collect()
+            before = len(links())
+    gc.collect()
+    assert len(links()) == before, links()
     del loader
     sdk.log(done=1.0)
     print("done", flush=True)
@@ -57,23 +66,31 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_dataloader_workers(agent: Agent, script: Script, when: str, method: str, persistent: bool) -> None:
     epochs = 10 if method == "fork" or persistent else 2
-    order = repr([when, method, str(persistent), str(epochs)])
-    process = script(LOADER.replace("ORDER", order))
-    output, error = process.communicate(timeout=240)
+    check_epochs(agent, script, when, method, persistent, epochs)
+
+
+def test_two_hundred_epochs_of_new_workers(agent: Agent, script: Script) -> None:
+    check_epochs(agent, script, "after", "fork", False, 200)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_two_hundred_epochs(agent: Agent, script: Script, when: str, method: str, persistent: bool) -> None:
+    check_epochs(agent, script, when, method, persistent, 200)
+
+
+def check_epochs(agent: Agent, script: Script, when: str, method: str, persistent: bool, epochs: int) -> None:
+    process = script(LOADER.replace("ORDER", repr([when, method, str(persistent), str(epochs)])))
+    output, error = process.communicate(timeout=15 * epochs + 200)
     assert output == "done\n", error
     assert error.count("\n") == 1, error  # the line that names the run
     wait_for(lambda: bool(agent.sessions) and agent.only.goodbye is not None)
     assert [value for _, value in agent.only.scalar("loss")] == [6.0, 22.0] * epochs
     assert agent.only.scalar("worker") == []
     assert [event for event in agent.only.events if event.WhichOneof("body") == "text"] == []
-
-
-def test_two_hundred_epochs_of_new_workers(agent: Agent, script: Script) -> None:
-    process = script(LOADER.replace("ORDER", repr(["after", "fork", "False", "200"])))
-    output, error = process.communicate(timeout=240)
-    assert output == "done\n", error
-    wait_for(lambda: agent.only.goodbye is not None)
-    assert len(agent.only.scalar("loss")) == 400
 
 
 FORK = """
