@@ -6,7 +6,8 @@ import importlib.util
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,15 @@ def _lacks(message: str) -> NoReturn:
     if os.environ.get("RANKSCOPE_REQUIRE_ALL") == "1":
         pytest.fail(f"{message}, and RANKSCOPE_REQUIRE_ALL=1 says that nothing may be missing")
     pytest.skip(message)
+
+
+@pytest.fixture
+def anyones_path() -> Iterator[Path]:
+    """Give a temporary folder that every user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture

@@ -72,13 +72,11 @@ def python() -> str:
 
 @pytest.mark.parametrize("rights", [unit(), daemonset()], ids=["systemd", "kubernetes"])
 def test_ranks_of_other_users_are_seen_and_what_they_left_is_delivered(
-    rights: str, tmp_path: Path, require: Callable[..., str], python: str, monkeypatch: pytest.MonkeyPatch
+    rights: str, anyones_path: Path, require: Callable[..., str], python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setpriv = require("setpriv")
     monkeypatch.setenv("PYTHONPATH", PLACES["PYTHONPATH"])
-    folder = tmp_path
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)
+    folder = anyones_path
     spool = folder / "rankscope-nobody"
     spool.mkdir()
     os.chown(spool, NOBODY, NOBODY)

@@ -130,30 +130,28 @@ async def test_what_is_no_journal_is_not_touched(tmp_path: Path, deliverer: Path
 )
 @pytest.mark.parametrize("user", [65534, 4_000_001])  # the second has no entry in /etc/passwd
 async def test_another_users_journal_is_delivered_with_that_users_rights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int
+    anyones_path: Path, monkeypatch: pytest.MonkeyPatch, user: int
 ) -> None:
     """What lies in a user's folder could be anything: root does not follow it."""
     program = (
-        f"import os\nopen({str(tmp_path / 'out')!r}, 'w').write(f'{{os.geteuid()}} {{os.environ.get(\"SECRET\")}}')"
+        f"import os\nopen({str(anyones_path / 'out')!r}, 'w').write(f'{{os.geteuid()}} {{os.environ.get(\"SECRET\")}}')"
     )
-    (tmp_path / "whoami.py").write_text(program)
+    (anyones_path / "whoami.py").write_text(program)
     monkeypatch.setenv("SECRET", "what a configuration may have in the environment")
-    (tmp_path / "out").touch(mode=0o666)
-    (tmp_path / "out").chmod(0o666)
-    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (anyones_path / "out").touch(mode=0o666)
+    (anyones_path / "out").chmod(0o666)
+    monkeypatch.setenv("PYTHONPATH", str(anyones_path))
     monkeypatch.setattr(journals, "DELIVERER", "whoami")
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")  # this one may be in a folder of root's
     monkeypatch.chdir("/")
-    folder = journal(tmp_path / "spool", "a")
+    folder = journal(anyones_path / "spool", "a")
     os.chown(folder, user, user)
     os.chown(folder.parent, user, user)
-    receiver = Journals(folders=[str(tmp_path / "spool")], interval=0.05)
+    receiver = Journals(folders=[str(anyones_path / "spool")], interval=0.05)
     await receiver.start(cast("Intake", None))
-    await until(lambda: (tmp_path / "out").read_text() != "")
+    await until(lambda: (anyones_path / "out").read_text() != "")
     await receiver.stop()
-    assert (tmp_path / "out").read_text() == f"{user} None"
+    assert (anyones_path / "out").read_text() == f"{user} None"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -178,22 +176,22 @@ async def test_root_follows_nobodys_link_to_what_is_roots(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 async def test_a_users_deliverers_that_hang_hold_up_nobody_else_and_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anyones_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "hangs.py").write_text("import shutil, sys\n'hang' in sys.argv[1] and open(sys.argv[1] + '/pipe')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (anyones_path / "hangs.py").write_text(
+        "import shutil, sys\n'hang' in sys.argv[1] and open(sys.argv[1] + '/pipe')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(anyones_path))
     monkeypatch.setattr(journals, "DELIVERER", "hangs")
     monkeypatch.setattr(journals, "MOST", 1.0)
-    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(0o755)
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
-    folders = [journal(tmp_path / "spool-a", f"hang{number}") for number in range(3)]
+    folders = [journal(anyones_path / "spool-a", f"hang{number}") for number in range(3)]
     for folder in folders:
         os.mkfifo(folder / "pipe", 0o644)
         os.chown(folder, 65534, 65534)
-    os.chown(tmp_path / "spool-a", 65534, 65534)
-    other = journal(tmp_path / "spool-b", "other")
-    receiver = Journals(folders=[str(tmp_path / "spool-*")], interval=0.05)
+    os.chown(anyones_path / "spool-a", 65534, 65534)
+    other = journal(anyones_path / "spool-b", "other")
+    receiver = Journals(folders=[str(anyones_path / "spool-*")], interval=0.05)
     await receiver.start(cast("Intake", None))
     try:
         await until(lambda: other in receiver._retry or other in receiver._running)
