@@ -35,7 +35,11 @@ def test_a_healthy_card_is_silent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("xid", "severity"), [("79", "critical"), ("94", "warning"), ("74", "critical"), ("63", "warning")]
+    ("xid", "severity"),
+    [
+        *((xid, "critical") for xid in ("48", "62", "64", "74", "79", "95", "119", "120", "140", "171")),
+        *((xid, "warning") for xid in ("63", "92", "94", "109")),
+    ],
 )
 def test_an_xid_fires_in_its_tier_and_is_explained(xid: str, severity: str) -> None:
     machine = Machine().live(20, lambda _: {**HEALTHY, ("gpu_xid_last_timestamp_seconds", *GPU, xid): 5.0})

@@ -9,7 +9,7 @@ from rankscope.agent.model import Batch, Block, Column, Incomplete, Metric, Rank
 from rankscope.agent.reports.recorded import check_rule, fired_by, rows_of
 from rankscope.agent.rules.low_gpu_utilization import LowGpuUtilization
 from rankscope.agent.runs.state import Node
-from tests.agent.rules.machine import GPU, Machine
+from tests.agent.rules.machine import GPU, Machine, findings
 
 UTILIZATION = Metric("gpu_utilization_ratio", "gauge", "", ("gpu", "uuid"))
 INFO = Metric("gpu_info", "info", "", ("gpu", "uuid"))
@@ -96,6 +96,39 @@ def test_names_what_the_steps_are_spent_on_beside_data_and_compute(phase: str, c
     assert isinstance(verdict, tuple)
     assert [each.cause for each in verdict[0].causes] == [cause]
     assert "70%" in verdict[0].causes[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("phases", "held", "hot", "causes"),
+    [
+        ({"data": 0.7, "forward": 0.1, "backward": 0.2}, 70e9, 0.0, ["data loading is too slow"]),
+        ({"data": 0.02, "forward": 0.4, "backward": 0.55}, 9e9, 0.0, ["the batch is too small for the GPU"]),
+        ({"data": 0.02, "forward": 0.1, "backward": 0.2}, 9e9, 0.0, ["work on the host between the steps"]),
+        ({"forward": 0.1, "backward": 0.2, "comm": 0.65}, 9e9, 0.0, ["communication between the ranks"]),
+        ({"data": 0.02, "forward": 0.4, "backward": 0.55}, 70e9, 1.0, ["GPU 0 is throttled because it is too hot"]),
+        ({"data": 0.02, "forward": 0.4, "backward": 0.55}, 70e9, 0.0, []),
+    ],
+    ids=["starved", "small batch", "host-bound", "communicating", "throttled", "unknown"],
+)
+def test_an_idle_gpu_is_told_with_its_cause(
+    phases: dict[str, float], held: float, hot: float, causes: list[str]
+) -> None:
+    """Each from a step of one second; where nothing speaks for a cause none is made up."""
+    machine = Machine()
+    columns, seconds = tuple(Column(name, "phase") for name in phases), np.array([list(phases.values())])
+    values = {
+        ("gpu_utilization_ratio", *GPU): 0.2,
+        ("gpu_memory_used_bytes", *GPU): held,
+        ("gpu_memory_size_bytes", *GPU): 80e9,
+        ("gpu_throttle_active", *GPU, "hw_thermal"): hot,
+        ("gpu_throttle_active", *GPU, "sw_power_cap"): 1.0,
+    }
+    for step in range(200):
+        machine.live(1, lambda _: values)
+        block = Block(columns, np.array([step]), np.array([machine.now]), seconds)
+        machine.rank.apply(Batch(0, 0, (block,)), machine.now)
+    (finding,) = findings(LowGpuUtilization().check(machine.node, machine.run, machine.now))
+    assert [each.cause for each in finding.causes] == causes
 
 
 def test_a_mig_instance_is_judged_by_its_own_activity() -> None:
