@@ -241,6 +241,20 @@ def test_tasks_that_wait_for_memory() -> None:
     assert host(Machine().live(90, lambda t: {**values, stall: 0.01 * t}, sampler="memory")) == []
 
 
+def test_a_rank_whose_control_group_waits_for_memory_on_a_machine_that_has_plenty() -> None:
+    """As below `memory.high`, which kills nobody and holds everybody up."""
+    values = {LEFT: 400.0 * GIB, TOTAL: 1000.0 * GIB}
+    own: Key = ("rank_pressure_seconds_total", "exp-1", "3", "memory", "full")
+    stall: Key = ("system_pressure_seconds_total", "memory", "full")
+    machine = Machine().live(90, lambda t: {**values, stall: 0.01 * t, own: 0.4 * t}, sampler="memory")
+    (finding,) = findings(HostMemoryPressure().check(machine.node, None, machine.now))
+    assert (finding.labels["memory"], finding.rank) == ("limit", 3)
+    assert "40% of the last minute" in finding.summary
+    assert host(Machine().live(90, lambda t: {**values, stall: 0.0, own: 0.05 * t}, sampler="memory")) == []
+    machine = Machine().live(90, lambda t: {**values, stall: 0.4 * t, own: 0.4 * t}, sampler="memory")
+    assert host(machine) == [("host", None)], "where the whole machine waits it is no limit of the rank's"
+
+
 def test_a_rank_at_its_own_limit_and_a_full_shm() -> None:
     values = {
         LEFT: 40.0 * GIB,

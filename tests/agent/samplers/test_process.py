@@ -195,7 +195,7 @@ def test_the_limits_of_a_container_are_seen_from_within_it(node: Node, root: Roo
             "sys/fs/cgroup/cgroup.controllers": "cpu memory",
             "sys/fs/cgroup/memory.max": "1000\n",
             "sys/fs/cgroup/memory.current": "800\n",
-            "sys/fs/cgroup/memory.stat": "anon 600\ninactive_file 20\nactive_file 180\n",
+            "sys/fs/cgroup/memory.stat": "anon 600\ninactive_file 20\nactive_file 150\nslab_reclaimable 30\n",
             "sys/fs/cgroup/memory.events": "oom_kill 3\n",
             "sys/fs/cgroup/cpu.max": "200000 100000\n",
             "sys/fs/cgroup/cpu.stat": "usage_usec 7000000\nthrottled_usec 1000000\n",

@@ -26,9 +26,10 @@ class HostMemoryPressure:
     """Host memory is short: little is available, or none soon, or tasks wait for it, or a rank is near its limit.
 
     Fires when less than `available` of the memory is left, when at its present use there will be none within `horizon`,
-    when all tasks waited for memory for `stalled` of the last minute, when a rank's cgroup is at `limit` of its own
-    limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full to `shm`. While a rank makes
-    its first 50 steps the forecast is told only where less than 20 % is left: models and data are read into memory.
+    when all tasks, or those of a rank's cgroup, waited for memory for `stalled` of the last minute, when a rank's
+    cgroup is at `limit` of its own limit, or when a /dev/shm, over which DataLoader workers hand their batches, is full
+    to `shm`. While a rank makes its first 50 steps the forecast is told only where less than 20 % is left: models and
+    data are read into memory.
 
     Needs `system_memory_available_bytes`.
 
@@ -50,7 +51,11 @@ class HostMemoryPressure:
         left = _fresh(node, now, "system_memory_available_bytes")
         if left is None:
             return Incomplete("the host's memory is not sampled")
-        return (*self._memory(node, left, now), *self._limits(node, now), *self._shm(node, now))
+        return (
+            *self._memory(node, left, now),
+            *(tuple(self._limits(node, now)) or self._waits(node, now)),
+            *self._shm(node, now),
+        )
 
     def _memory(self, node: Node, left: Series, now: float) -> Iterator[Finding]:
         size = _fresh(node, now, "system_memory_size_bytes")
@@ -59,7 +64,7 @@ class HostMemoryPressure:
         long_enough = left.time[0] <= now - 0.9 * self.window
         trend = filling(left.time[start:], -left.value[start:], 0.0) if long_enough else None
         trend = None if share > _STARTING and _starting(node) else trend
-        waited = self._waited(node, now)
+        waited = _waited(_fresh(node, now, "system_pressure_seconds_total", "memory", "full"), now)
         if share < self.available:
             how = f"{share:.1%} of the memory is available, {gigabytes(left.last)}"
         elif trend is not None and trend.seconds <= self.horizon:
@@ -74,14 +79,6 @@ class HostMemoryPressure:
         yield Finding(
             f"host memory: {how}", time=now, value=share, severity=grave, causes=causes, labels={"memory": "host"}
         )
-
-    def _waited(self, node: Node, now: float) -> float:
-        series = _fresh(node, now, "system_pressure_seconds_total", "memory", "full")
-        if series is None or series.time[0] > now - 55.0:
-            return 0.0
-        start = int(np.searchsorted(series.time, now - 60.0))
-        span = float(series.time[-1] - series.time[start])
-        return float(series.value[-1] - series.value[start]) / span if span > 0 else 0.0
 
     def _limits(self, node: Node, now: float) -> Iterator[Finding]:
         for labels, series in node.windows("rank_memory_limit_used_bytes"):
@@ -98,6 +95,22 @@ class HostMemoryPressure:
                 labels={"memory": "limit"},
                 rank=int(rank) if rank.isdigit() else None,
             )
+
+    def _waits(self, node: Node, now: float) -> Iterator[Finding]:
+        """Judge control groups that wait while the machine as a whole does not."""
+        if _waited(_fresh(node, now, "system_pressure_seconds_total", "memory", "full"), now) >= self.stalled:
+            return
+        for (run, rank, *what), series in node.windows("rank_pressure_seconds_total"):
+            waited = _waited(series, now) if what == ["memory", "full"] and fresh(series, now, FRESH) else 0.0
+            if waited >= self.stalled:
+                yield Finding(
+                    f"rank {rank} of {run}: its cgroup waited for memory for {waited:.0%} of the last minute",
+                    time=now,
+                    value=waited,
+                    causes=(Cause("its cgroup is at a limit of its own", "memory.pressure", _WORKERS),),
+                    labels={"memory": "limit"},
+                    rank=int(rank) if rank.isdigit() else None,
+                )
 
     def _shm(self, node: Node, now: float) -> Iterator[Finding]:
         """Judge the node's own, and those of containers, which are as small as 64 MiB."""
@@ -122,6 +135,15 @@ class HostMemoryPressure:
                     labels={"memory": "shm"},
                     rank=int(labels[1]) if labels and labels[1].isdigit() else None,
                 )
+
+
+def _waited(series: Series | None, now: float) -> float:
+    """Return for which share of the last minute all tasks waited; 0 where it was not sampled for so long."""
+    if series is None or series.time[0] > now - 55.0:
+        return 0.0
+    start = int(np.searchsorted(series.time, now - 60.0))
+    span = float(series.time[-1] - series.time[start])
+    return float(series.value[-1] - series.value[start]) / span if span > 0 else 0.0
 
 
 def _starting(node: Node) -> bool:

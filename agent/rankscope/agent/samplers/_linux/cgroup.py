@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 from rankscope.agent.samplers._linux.files import Files
 
 MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")  # version 2 alone, and beside version 1
+_DROPPED = ("inactive_file", "active_file", "slab_reclaimable")  # a data set that is read twice is active
 _OUTSIDE = "/.."  # how the kernel shows what is not below the reader's own namespace
 
 
 class Memory(NamedTuple):
     limit: int  # bytes
-    used: int  # bytes, without file cache that can be dropped
+    used: int  # bytes, without what the kernel can drop: cache of files, of their names and inodes
 
 
 def path_of(files: Files, pid: int) -> str | None:
@@ -58,7 +59,7 @@ def memory(files: Files, path: str) -> Memory | None:
         try:
             limit = files.number(f"{folder}/memory.max")
             stat = files.table(f"{folder}/memory.stat")
-            cache = stat.get("inactive_file", 0) + stat.get("active_file", 0)  # a data set read twice is active
+            cache = sum(stat.get(kind, 0) for kind in _DROPPED)
             used = files.number(f"{folder}/memory.current") - cache
         except (OSError, ValueError):
             continue  # the root group, a group without the controller, or `max`
