@@ -25,6 +25,7 @@ from rankscope.agent.ingest import Ingest
 from rankscope.agent.judging import Judging
 from rankscope.agent.model import Batch, Sample
 from rankscope.agent.runs import metrics
+from rankscope.agent.runs.folder import make_folder
 from rankscope.agent.runs.rank import Rank
 from rankscope.agent.runs.retention import prune
 from rankscope.agent.runs.roles import Roles
@@ -242,7 +243,7 @@ def _prepare(runs: Path, hostname: str) -> Path:
     """Make the folder of runs and, in it, this agent's own; return the latter. Raises OSError with what to do."""
     state = runs / f".agent-{hostname}"
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
         probe = state / "writable"
         probe.write_bytes(b"")
         probe.unlink()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rankscope.agent.component import Unsafe
 from rankscope.agent.exporters.tensorboard import Tensorboard
-from rankscope.agent.model import Batch, Column, End, Goodbye, RankInfo, Text, UserAlert
+from rankscope.agent.model import Batch, Column, End, Goodbye, Media, RankInfo, Text, UserAlert
 
 from .record import block, losses, rank, read, scalars
 
@@ -315,6 +315,37 @@ def test_a_run_folder_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
     record.commit()
     assert Tensorboard(dir=str(tmp_path)).begin(rank()) == 10
     assert [step for step, _ in scalars(folder(tmp_path), "loss")] == [6, 7, 8, 9, 10]
+
+
+def test_what_counts_is_on_disk_under_names_that_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may keep a file through a crash of the machine, and not the folder that names it."""
+    synced: list[str] = []
+
+    def noted(real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(file: int) -> None:
+            real(file)
+            synced.append(os.readlink(f"/proc/self/fd/{file}"))
+
+        return sync
+
+    monkeypatch.setattr(os, "fsync", noted(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", noted(os.fdatasync))
+    path = folder(tmp_path / "new" / "runs")
+    record = Tensorboard(dir=str(tmp_path / "new" / "runs"))
+    record.begin(rank())
+    record.write(rank(), losses(1, 5))
+    record.write(rank(), Batch(6, 6, (), (Media(5, 9.0, "artifact", "a", 1, 0, True, b"data", {"name": "a"}),)))
+    record.commit()
+    (file,) = path.glob("events.*")
+    (artifact,) = (path / "artifacts").iterdir()
+    made = [artifact, *(up for up in file.parents if up.is_relative_to(tmp_path) and up != tmp_path)]
+    assert {str(each.parent) for each in made} <= set(synced)
+    assert str(artifact) in synced
+    *before, progress, named = synced[synced.index(str(file)) :]
+    assert before[0] == str(file)
+    assert ".progress." in progress
+    assert named == str(path)
+    record.close()
 
 
 def test_ranks_that_are_not_wanted_leave_no_trace(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rankscope.agent.exporters._progress import Progress, load
 from rankscope.agent.exporters._records import version_record, whole
+from rankscope.agent.runs.folder import make_folder, sync_folder
 
 log = logging.getLogger("rankscope.tensorboard")
 
@@ -170,7 +171,7 @@ class EventFile:
             self.progress = self._new(old.host)
             self.progress.sessions, self.progress.newest, self.progress.pieces = old.sessions, old.newest, old.pieces
         if self._fd is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             if self.progress.length == 0:  # name the file before it exists: a file without progress is not ours
                 Progress(self.progress.host, self.progress.file, sessions=dict(self.safe)).save(self.folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -186,9 +187,10 @@ class EventFile:
 
 def _write_file(path: Path, parts: dict[int, bytes]) -> None:
     """Write parts of a file at their offsets and make them safe. Raises OSError."""
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     if path.parent.is_symlink():
         raise OSError(f"{path.parent} is a link: remove it")
+    new = not path.exists()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         if 0 in parts:
@@ -198,6 +200,8 @@ def _write_file(path: Path, parts: dict[int, bytes]) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+    if new:
+        sync_folder(path.parent)
 
 
 def _write_at(fd: int, offset: int, data: bytes) -> None:
