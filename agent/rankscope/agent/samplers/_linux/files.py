@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 
+from rankscope.agent.samplers._linux.inside import read_inside
+
 
 class Files:
     """What lies below `root`, each file read at most once: make one for each collection.
@@ -25,9 +27,15 @@ class Files:
         """Return a file's text without white space at its ends."""
         text = self._texts.get(relative)
         if text is None:
-            with open(self.path(relative), "rb") as file:
-                text = self._texts[relative] = file.read().decode(errors="replace").strip()
+            text = self._texts[relative] = self._read(relative).decode(errors="replace").strip()
         return text
+
+    def _read(self, relative: str) -> bytes:
+        process, root, inside = relative.partition("/root/")
+        if root and process.startswith("proc/"):  # what a container holds
+            return read_inside(self.path(f"{process}/root"), inside)
+        with open(self.path(relative), "rb") as file:
+            return file.read()
 
     def number(self, relative: str) -> int:
         """Return the first number of a file. Raises ValueError where there is none."""

@@ -16,6 +16,7 @@ _POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}
 _JOB = re.compile(r"slurm.*?/job_(\d+)")
 # Mounts of files that the runtime makes for each container: /var/lib/docker/containers/<id>/hostname
 _MOUNT = re.compile(r"/(?:containers|sandboxes|overlay-containers)/([0-9a-f]{64})/")
+_LONGEST = 253  # characters of a name in Kubernetes
 _SERVICE_ACCOUNT = "var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -53,9 +54,10 @@ def of_process(files: Files, pid: int) -> Workload:
         mount = _MOUNT.search(_read(files, f"proc/{pid}/mountinfo"))
         if mount:
             found = replace(found, container=mount[1][:12], container_id=mount[1])
-    namespace = _read(files, f"proc/{pid}/root/{_SERVICE_ACCOUNT}")
+    namespace = _read(files, f"proc/{pid}/root/{_SERVICE_ACCOUNT}")[:_LONGEST]
     if found.pod_uid or namespace:  # a pod's host name is its name, unless it asked for another or for the node's
-        found = replace(found, namespace=namespace, pod=_read(files, f"proc/{pid}/root/etc/hostname"))
+        name = _read(files, f"proc/{pid}/root/etc/hostname")[:_LONGEST]
+        found = replace(found, namespace=namespace, pod=name)
     return found
 
 
