@@ -26,13 +26,13 @@ value, number = float(sys.argv[1]), 0
 sdk.init(project="chaos", name="chaos", id="chaos")
 running = _runtime.running
 for line in sys.stdin:
-    verb, _, count = line.partition(" ")
+    verb, _, count = line.strip().partition(" ")
     if verb == "log":
         for _ in range(int(count)):
             sdk.log(series=value, step=number)
             number += 1
     if verb == "alert":
-        sdk.alert(count.strip())
+        sdk.alert(count)
     if verb == "finish":
         sdk.finish()
     drops = sum(running.begun.session.live.drops)
