@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from rankscope.agent import writing
 from rankscope.agent.component import Unsafe
 from rankscope.agent.ingest import Ingest
 from rankscope.agent.model import Batch, Block, Column, End, Goodbye, RankInfo, RankKey
@@ -302,3 +304,43 @@ async def test_what_the_other_ranks_have_is_asked_for_when_one_has_a_number_that
         await first.take(Batch(number, number, (bad,)))
     assert await second.asked() is None
     assert [there.questions.any for there in (first, second, stranger)] == [False, False, False], "once, and no other"
+
+
+async def test_why_the_record_cannot_be_written_is_said_once_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[bool] = []
+
+    class Full(Memory):
+        def commit(self) -> None:
+            tries.append(self.full)
+            super().commit()
+
+    async def until(tried: int) -> None:
+        while len(tries) < tried:  # noqa: ASYNC110 (what is waited for is in another thread)
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(writing, "COMMIT_EVERY", 0.02)
+    record, said = Full(), list[str]()
+    ingest = Ingest(Node("host"), record, lambda rank, batch: None, said.append)
+    session = await ingest.open(INFO)
+    for episode in (1, 2):
+        record.full = True
+        await session.take(rows(episode, episode))
+        await asyncio.wait_for(until(len(tries) + 5), 60)
+        record.full = False
+        assert await asyncio.wait_for(session.saved(), 60) == episode
+        assert len(said) == episode
+    await ingest.close(2.0)
+
+
+async def test_two_jobs_that_are_the_same_rank_of_a_run_are_told_apart_from_a_restart(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (replace(INFO, session=pid, pid=pid, started=at) for pid, at in ((41, 1.0), (42, 100.0)))
+    ingest = make(None)
+    one, two = await ingest.open(first), await ingest.open(second)
+    await one.take(rows(1, 100))  # what it had logged when it was killed; the time of row n is n
+    await two.take(rows(1, 200))
+    assert "mixed" not in caplog.text
+    for last in (110, 120, 130):
+        await one.take(rows(last - 9, last))
+    assert caplog.text.count("processes 41 and 42 are both rank 0 of p/r-1, and their points are mixed") == 1

@@ -19,6 +19,7 @@ from rankscope.agent.writing import Writer
 
 log = logging.getLogger("rankscope.ingest")
 
+OVERLAP = 5.0  # seconds that the points of a rank may go beyond the start of its next session
 ROOM = 32 * 2**20  # bytes taken and not yet on disk, over all ranks; beyond it the streams wait
 
 
@@ -132,6 +133,7 @@ class Ingest:
     _sessions: dict[tuple[RankKey, int], IntakeSession] = field(
         default_factory=dict[tuple[RankKey, int], IntakeSession]
     )
+    _shared: set[RankKey] = field(default_factory=set[RankKey])  # ranks that two jobs at once say they are
     _waiting: int = 0
 
     def __post_init__(self) -> None:
@@ -174,6 +176,7 @@ class Ingest:
 
     def write(self, session: IntakeSession, batch: Batch, size: int) -> None:
         """Hand a batch of `size` bytes on to the record, or call it safe where there is none."""
+        self._compare(session, batch)
         self._waiting += size
         if self._waiting > ROOM:
             self.room.clear()
@@ -184,6 +187,21 @@ class Ingest:
         state = self.node.rank(session.rank.key)
         if state is not None:
             self.changed(state, batch)
+
+    def _compare(self, session: IntakeSession, batch: Batch) -> None:
+        """Say once that two jobs are the same rank of a run: the first goes on after the second began."""
+        rank = session.rank
+        others = [other.rank for (key, _), other in self._sessions.items() if key == rank.key]
+        later = max(others, key=lambda other: other.started, default=rank)
+        if later.started <= rank.started or rank.key in self._shared:
+            return
+        if any(block.time.max(initial=0.0) > later.started + OVERLAP for block in batch.blocks):
+            self._shared.add(rank.key)
+            log.warning(
+                "processes %d and %d are both rank %d of %s/%s, and their points are mixed: give each job its own id",
+                *sorted((rank.pid, later.pid)),
+                *(rank.key.rank, rank.key.project, rank.key.run),
+            )
 
     def wrote(self, size: int) -> None:
         self._waiting = max(0, self._waiting - size)

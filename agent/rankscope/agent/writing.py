@@ -44,6 +44,7 @@ class Writer:
         self._broken: WeakSet[Written] = WeakSet()  # of which the record refused something
         self._seen: set[type[Exception]] = set()
         self._urgent = False
+        self._trouble = ""  # why the last commit failed
         self._unsafe = 0  # records since the last commit
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
@@ -114,6 +115,14 @@ class Writer:
         if failed is not None:
             raise failed
 
+    def _complain(self, error: Exception) -> None:
+        """Say why a commit failed, unless the last one did for the same reason."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            if not isinstance(error, OSError):
+                log.error("cannot write the record", exc_info=error)
+            self._failed(f"cannot write the record: {error}")
+
     def _run(self) -> None:
         due = time.monotonic() + COMMIT_EVERY
         closing = False
@@ -131,11 +140,13 @@ class Writer:
             if self._dirty and (closing or self._urgent or time.monotonic() >= due):
                 try:
                     self._commit()
-                except Exception as error:  # whatever it is, the next commit tries again
+                except Exception as error:  # noqa: BLE001 (likewise: the next commit tries again)
                     self._urgent = False
-                    if not isinstance(error, OSError):
-                        log.exception("cannot write the record")
-                    self._failed(f"cannot write the record: {error}")
+                    self._complain(error)
+                else:
+                    if self._trouble:
+                        log.info("the record can be written again")
+                    self._trouble = ""
             if time.monotonic() >= due:
                 due = time.monotonic() + COMMIT_EVERY
         try:

@@ -42,6 +42,7 @@ class Tensorboard:
     _summaries: dict[tuple[str, str], Summary] = field(
         init=False, repr=False, default_factory=dict[tuple[str, str], Summary]
     )
+    _unsummed: set[tuple[str, str]] = field(init=False, repr=False, default_factory=set[tuple[str, str]])
     _open: dict[RankKey, set[int]] = field(init=False, repr=False, default_factory=dict[RankKey, set[int]])
     _passed: dict[tuple[RankKey, int], int] = field(
         init=False, repr=False, default_factory=dict[tuple[RankKey, int], int]
@@ -199,9 +200,14 @@ class Tensorboard:
             try:
                 summary.save()
             except (OSError, ValueError, TypeError, RecursionError) as error:  # the record itself is safe
-                log.warning("cannot write the summary of %s/%s: %s", *run, getattr(error, "strerror", None) or error)
+                if run not in self._unsummed:
+                    log.warning(
+                        "cannot write the summary of %s/%s: %s", *run, getattr(error, "strerror", None) or error
+                    )
+                self._unsummed.add(run)
             if not any(key[:2] == run for key in self._files):
                 del self._summaries[run]
+                self._unsummed.discard(run)
         if failed:
             first = next(iter(failed.values()))
             raise Unsafe(str(_clear(first)), frozenset(failed)) from first
