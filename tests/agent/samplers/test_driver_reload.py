@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from rankscope.agent.runs.state import Node
 from rankscope.agent.samplers._nvml.source import BlindError
 from rankscope.agent.samplers.gpu import Gpu
-from tests.agent.samplers.conftest import Driver, values
+from tests.agent.samplers.conftest import Driver, Root, values
 from tests.agent.samplers.test_gpu_trouble import forget_waiting, look
 from tests.nvml import build
 
@@ -68,6 +69,24 @@ def test_the_states_of_a_card_add_up_while_another_hangs_and_comes_back(driver: 
         assert passed == pytest.approx(sampler._last - start)
     assert before["1", "dead"] > 0
     assert before["0", "dead"] == 0
+
+
+def test_who_is_blind_says_which_error_the_kernel_told_of(driver: Driver, gpu: Make, node: Node, root: Root) -> None:
+    """When NVML as a whole hangs it tells no error; the kernel's log does."""
+    driver.load(build.scenario("h100"))
+    root.write({"dev/kmsg": ""})
+    sampler = gpu(root=str(root), deadline=1.0, first_deadline=60.0)
+    look(sampler, node)
+    with (root.path / "dev/kmsg").open("a") as log:
+        log.write(f"4,99,{int(time.monotonic() * 1e6)},-;NVRM: Xid (PCI:0000:00:09): 119, pid=1, Timeout of GSP\n")
+    driver.load("nvmlDeviceGetCount hang\n" + build.scenario("h100"))
+    with pytest.raises(BlindError, match="did not answer in time; the driver reported XID 119 before"):
+        look(sampler, node)
+    driver.load(build.scenario("h100"))
+    forget_waiting(sampler)
+    assert values(look(sampler, node))["gpu_xid_errors_total", "0", "119"] == 1, (
+        "it is told when the card is seen again"
+    )
 
 
 def states(found: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:

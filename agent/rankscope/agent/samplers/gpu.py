@@ -19,7 +19,7 @@ from rankscope.agent.samplers._nvml.reading import INFO, Look, Process, Reading,
 from rankscope.agent.samplers._nvml.row import Row
 from rankscope.agent.samplers._nvml.rows import ROWS
 from rankscope.agent.samplers._nvml.simulated import Simulated
-from rankscope.agent.samplers._nvml.source import NvmlSource, installed
+from rankscope.agent.samplers._nvml.source import BlindError, NvmlSource, installed
 from rankscope.agent.samplers._nvml.states import STATES, Figures, State, by_name, slices_of, split, split_slices
 from rankscope.agent.samplers._nvml.xids import XidLog
 
@@ -115,6 +115,7 @@ class Gpu:
     _owners: Owners = field(init=False, repr=False)
     _xids: XidLog = field(init=False, repr=False)
     _log: KernelLog | None = field(default=None, init=False, repr=False)
+    _addresses: dict[str, str] = field(default_factory=dict[str, str], init=False, repr=False)  # uuids, as last seen
     _seconds: dict[tuple[str, str], dict[State, float]] = field(
         default_factory=dict[tuple[str, str], "dict[State, float]"], init=False, repr=False
     )
@@ -159,11 +160,16 @@ class Gpu:
         if self._simulated is not None:
             look = self._simulated.look(node, now)
         elif (source := self._open()) is not None:
-            look = source.look()
+            try:
+                look = source.look()
+            except BlindError as error:
+                self._xids.add(self._logged(), "kernel")
+                raise BlindError(f"{error}{self._xids.recent(now)}") from None
         else:
             return
+        self._addresses = {each.info.get("pci_bus_id", "").rpartition(".")[0]: each.uuid for each in look.cards}
         self._xids.add(look.xids, "nvml")
-        self._xids.add(self._logged(look), "kernel")
+        self._xids.add(self._logged(), "kernel")
         self._owners.look(node, time.monotonic())
         seconds, self._last = (now - self._last if self._last else 0.0), now
         yield Sample(DRIVER_INFO, 1.0, tuple(look.versions.get(name, "") for name in DRIVER_INFO.labels))
@@ -171,12 +177,11 @@ class Gpu:
         for reading in look.cards:
             yield from self._card(look, reading, seconds, ranks)
 
-    def _logged(self, look: Look) -> Iterator[Xid]:
+    def _logged(self) -> Iterator[Xid]:
         """Yield errors from the kernel's log: it knows of a card that is gone, when NVML cannot tell any more."""
-        by_address = {reading.info.get("pci_bus_id", "").rpartition(".")[0]: reading.uuid for reading in look.cards}
         for error in self._log.read() if self._log is not None else ():
-            if isinstance(error, GpuError) and error.address in by_address:
-                yield Xid(by_address[error.address], error.code, error.time)
+            if isinstance(error, GpuError) and error.address in self._addresses:
+                yield Xid(self._addresses[error.address], error.code, error.time)
 
     def _card(self, look: Look, reading: Reading, seconds: float, named: dict[str, list[Rank]]) -> Iterator[Sample]:
         gpu = (str(reading.index), reading.uuid)

@@ -10,6 +10,7 @@ from rankscope.agent.model import Metric, Sample
 from rankscope.agent.samplers._nvml.reading import Xid
 
 _CODES = range(1, 1 << 16)  # today's are below 200, and 999 is one that is not known
+_LATE = 600.0  # seconds
 _SAME = 5.0  # seconds within which NVML and the kernel's log mean the same error
 
 ERRORS = Metric(
@@ -56,6 +57,11 @@ class XidLog:
     def shift(self, seconds: float) -> None:
         """The clock was set forward by so many seconds: what was so long ago still is."""
         self._times = {key: when + seconds for key, when in self._times.items()}
+
+    def recent(self, now: float) -> str:
+        """Return what happened of late in words that go on, "" where nothing did: a driver that hangs has a cause."""
+        codes = sorted({code for (_, code), when in self._times.items() if now - when < _LATE})
+        return f"; the driver reported XID {', '.join(map(str, codes))} before" if codes else ""
 
     def samples(self, gpu: str, uuid: str) -> Iterator[Sample]:
         """Yield the codes seen on one GPU."""
