@@ -1,4 +1,4 @@
-"""An agent that was away for ten minutes at 1,000 points a second: how the backlog comes, and what it costs."""
+"""An agent that was away for ten minutes at 1,000 points a second and rank: how it all comes, and what that costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-ROWS = 120_000  # of five points
+RANKS = 8
+ROWS = 120_000  # of five points, a rank
 TRAINING = """
 import sys, time
 from rankscope import sdk
@@ -22,6 +23,7 @@ sdk.init(project="bench", name="backlog")
 for step in range(ROWS):
     sdk.log(step=step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=3.0, seconds=4.0)
 print("logged", flush=True)
+if IDLE: sys.stdin.readline()
 figures, step = list(range(400)), ROWS
 while True:
     took = []
@@ -41,36 +43,48 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bl") as place:
         folder = Path(place)
         environ = {**os.environ, "RANKSCOPE_SPOOL": f"{folder}/spool", "RANKSCOPE_AGENT": f"unix:{folder}/agent.sock"}
-        code = TRAINING.replace("ROWS", str(ROWS))
-        training = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
-        assert training.stdout is not None
-        training.stdout.readline()
+        ranks = [start(rank, environ) for rank in reversed(range(RANKS))]  # rank 0 trains, the others wait
+        training = ranks[-1]
         before = [figures(training) for _ in range(6)]
-        (journal,) = (folder / "spool").iterdir()
-        size = sum(path.stat().st_size for path in journal.glob("*.seg")) / 2**20
+        size = sum(path.stat().st_size for path in folder.glob("spool/*/*.seg")) / 2**20
         command = ["-m", "rankscope.agent", "agent", "--listen", f"unix://{folder}/agent.sock", "--log-level", "error"]
         command += ["--http", "127.0.0.1:0", "--runs", f"{folder}/runs"]
         agent = subprocess.Popen([sys.executable, *command])
         while not list(folder.glob("runs/bench/*/rank_0000/*")):
             time.sleep(0.01)
         begin, used, during = time.monotonic(), cpu(agent.pid), []
-        while len(list(journal.glob("*.seg"))) > 1:
+        while len(list(folder.glob("spool/*/*.seg"))) > RANKS:
             during.append(figures(training))
         took = time.monotonic() - begin
         spent = cpu(agent.pid) - used
-        training.kill()
-        training.wait()
+        memory = peak(agent.pid)
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
         agent.send_signal(signal.SIGTERM)
         agent.wait()
-    table = Table(title=f"a backlog of {ROWS * 5:,} points ({size:.0f} MB)")
+    points = RANKS * ROWS * 5
+    table = Table(title=f"a backlog of {points:,} points of {RANKS} ranks ({size:.0f} MB)")
     table.add_column("")
     table.add_column("figure", justify="right")
-    table.add_row("delivered in", f"{took:.1f} s, {ROWS * 5 / took / 1e3:.0f}k points/s")
+    table.add_row("delivered in", f"{took:.1f} s, {points / took / 1e3:.0f}k points/s")
     table.add_row("CPU of the agent", f"{spent:.1f} s, {100 * spent / took:.0f} % of a core")
+    table.add_row("memory of the agent, at most", f"{memory:.0f} MB")
     for name, rounds in (("agent absent", before), ("while it is delivered", during)):
         middle, high = (statistics.median(values) for values in zip(*rounds, strict=True))
         table.add_row(f"a training step, {name}", f"{middle:.2f} ms, p99 {high:.2f} ms")
     Console(width=100).print(table)
+
+
+def start(rank: int, environ: dict[str, str]) -> subprocess.Popen[str]:
+    """Return a rank that has logged all that it is to log while nobody is there."""
+    code = TRAINING.replace("ROWS", str(ROWS)).replace("IDLE", str(rank > 0))
+    environ = {**environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def figures(training: subprocess.Popen[str]) -> tuple[float, float]:
@@ -83,6 +97,12 @@ def figures(training: subprocess.Popen[str]) -> tuple[float, float]:
 def cpu(pid: int) -> float:
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+
+
+def peak(pid: int) -> float:
+    """Return the most memory that a process held, MB."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":
