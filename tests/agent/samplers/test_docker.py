@@ -108,16 +108,17 @@ def test_a_rank_that_the_kernel_kills_for_memory_is_told_from_the_kernels_log(
     """`tail /dev/zero` takes all memory that there is, here 32 MiB."""
     if not os.access("/dev/kmsg", os.R_OK):
         pytest.skip("the kernel's log may not be read here")
-    docker("import", "-", "greedy:1", data=image("/bin/sh", "/bin/sleep", "/usr/bin/tail"))
-    options = ["--network=none", "--memory=32m", "--memory-swap=32m", "--name", "greedy"]
-    docker("run", "--detach", *options, "greedy:1", "/bin/sh", "-c", "/bin/sleep 1; /usr/bin/tail /dev/zero; exit 137")
+    docker("import", "-", "greedy:1", data=image("/bin/sh", "/usr/bin/tail"))
+    options = ["--interactive", "--network=none", "--memory=32m", "--memory-swap=32m", "--name", "greedy"]
+    docker("run", "--detach", *options, "greedy:1", "/bin/sh", "-c", "read line; exec /usr/bin/tail /dev/zero")
     try:
         pid = int(docker("inspect", "--format", "{{.State.Pid}}", "greedy"))
         stat = read_stat(Files(), pid)
         assert stat is not None
         attach(node, pid, pid_start_ticks=stat.start)
         sampler = Process(interval=0.1)
-        found: dict[tuple[str, ...], float] = {}
+        found = values(sampler.sample(node))
+        Path(f"/proc/{pid}/fd/0").write_text("\n")
 
         def killed() -> bool:
             found.update(values(sampler.sample(node)))

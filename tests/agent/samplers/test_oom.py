@@ -42,7 +42,7 @@ def small() -> Iterator[Path]:
 def test_who_was_killed_for_memory_and_who_was_only_killed(node: Node, small: Path) -> None:
     """Rank 0 dies of SIGKILL, rank 1 loses a process to its control group's limit; both leave with status 137."""
     # `tail /dev/zero` takes all memory that there is
-    script = f"echo $$ > {small}/cgroup.procs; echo in; read line; tail /dev/zero; exit 137"
+    script = f"echo $$ > {small}/cgroup.procs; echo in; sh -c 'read line; exec tail /dev/zero'; exit 137"
     pipe = subprocess.PIPE
     ranks = [subprocess.Popen(["sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(2)]
     sampler = Process(interval=0.1)
@@ -51,7 +51,7 @@ def test_who_was_killed_for_memory_and_who_was_only_killed(node: Node, small: Pa
             attach(node, rank.pid, rank=number)
             assert rank.stdout is not None
             assert rank.stdout.readline() == b"in\n"
-        values(sampler.sample(node))
+        wait_for(lambda: values(sampler.sample(node))["rank_workers", "exp-1", "1"] == 1)
         begun = time.time()
         ranks[0].kill()
         assert ranks[1].stdin is not None
