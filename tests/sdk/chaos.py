@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -196,6 +198,14 @@ class World:
                         number = value.tensor.float_val[0] if value.tensor.float_val else value.simple_value
                         found.setdefault(int(number), []).append(event.step)
         return found
+
+    def ends(self) -> list[str]:
+        """Return how each rank ended, as the run's summary has it."""
+        (path,) = self.runs.glob("chaos/*/run.json")
+        sessions = cast("list[dict[str, object]]", json.loads(path.read_text())["attempts"])
+        return [
+            str(session["end"]) for session in sorted(sessions, key=lambda session: cast(float, session["started"]))
+        ]
 
     def check(self) -> None:
         """Every point whose log() returned is in the record once; what was dropped was counted."""

@@ -50,6 +50,7 @@ def test_killed_in_this_order_under_load(world: World, order: str) -> None:
             rank.finish()
     world.settle()
     world.check()
+    assert world.ends() == ["vanished" if "rank" in order else "finished"] * 2
     assert sum(rank.logged for rank in world.ranks) >= 20_000
 
 
