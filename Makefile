@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait more than they work: a file each, beside each other. ARGS='-n 0' runs one after the other.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ demo: $(VENV)/.demo  ## the main job on this machine: agent, torchrun with two r
 	@$(BIN)/rankscope demo $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
 test: $(VENV)/.dev components  ## all tests that need no Docker (ARGS=… goes to pytest)
-	$(BIN)/python -m pytest -m "not long and not deploy" $(ARGS)
+	$(PYTEST) -m "not long and not deploy" $(ARGS)
 
 test-long: $(VENV)/.dev components  ## the tests that take minutes, too
-	$(BIN)/python -m pytest -m "not deploy" --timeout 3600 $(ARGS)
+	$(PYTEST) -m "not deploy" --timeout 3600 $(ARGS)
 
 test-deploy: $(VENV)/.dev  ## build the image and start the compose stack (root, Debian's docker.io)
 	$(BIN)/python -m pytest -m deploy --timeout 1800 $(ARGS)
