@@ -170,6 +170,66 @@ def test_a_fork_waits_for_what_another_thread_is_writing(agent: Agent, script: S
     assert agent.only.scalar("loss") == [(0, 1.0), (7, 2.0)]
 
 
+def test_a_fork_in_the_middle_of_init_gives_the_child_nothing_of_it(agent: Agent, script: Script) -> None:
+    """The fork waits: the child of a session that was half begun would keep its files, and take itself for a rank."""
+    process = script("""
+        import os, sys, threading
+        from rankscope import sdk
+
+        begun, forked = threading.Event(), threading.Event()
+
+        def look(event, arguments):
+            if event == "open" and str(arguments[0]).endswith("hello.tmp") and not begun.is_set():
+                begun.set()
+                forked.wait(0.2)
+
+        sdk.init(name="first"); sdk.finish()  # the hooks are there
+        sys.addaudithook(look)
+        thread = threading.Thread(target=sdk.init, kwargs={"name": "second"})
+        thread.start()
+        begun.wait()
+        pid = os.fork()
+        if pid == 0:
+            files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+            held = [os.readlink(file) for file in files if os.path.lexists(file)]
+            sdk.init(name="child")
+            os._exit(any(os.environ["RANKSCOPE_SPOOL"] in link for link in held))
+        forked.set()
+        print(os.waitpid(pid, 0)[1])
+        thread.join()
+    """)
+    assert process.communicate(timeout=60)[0] == "0\n"
+    assert sorted(kept.hello.name for kept in agent.sessions.values()) == ["first", "second"]
+
+
+def test_a_forked_child_may_warn_while_another_thread_of_the_parent_did(agent: Agent, script: Script) -> None:
+    process = script("""
+        import os, signal, threading
+        from rankscope import sdk
+        from rankscope.sdk import _guard
+
+        sdk.init(name="n")
+        noting, done = threading.Event(), threading.Event()
+
+        def warn():
+            with _guard._lock:
+                noting.set()
+                done.wait()
+
+        thread = threading.Thread(target=warn)
+        thread.start()
+        noting.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)  # ends a child that hangs
+            sdk.init(no_such_argument=1)
+            os._exit(0)
+        print(os.waitpid(pid, 0)[1])
+        done.set()
+    """)
+    assert process.communicate(timeout=60)[0] == "0\n"
+
+
 def test_a_forked_child_that_ends_does_not_end_the_run(agent: Agent, script: Script) -> None:
     code = """
 if os.fork() == 0:
@@ -243,3 +303,46 @@ if __name__ == "__main__":
     agent.sessions = {number: kept for number, kept in agent.sessions.items() if kept.hello.name == "spawned"}
     assert {kept.hello.rank for kept in agent.sessions.values()} == {0, 1}
     assert len({kept.hello.run_id for kept in agent.sessions.values()}) == 1
+
+
+CHILDREN = """
+import multiprocessing, os, sys
+from concurrent.futures import ProcessPoolExecutor
+from rankscope import sdk
+
+def child(*_):
+    sdk.init(name="child"); sdk.log(child=1.0); sdk.finish()
+
+def parent(method):
+    process = multiprocessing.get_context(method).Process(target=child); process.start(); process.join()
+
+def quiet(*_): pass
+
+if __name__ == "__main__":
+    method = "METHOD"
+    context = multiprocessing.get_context(method)
+    early = context.Process(target=quiet); early.start(); early.join()  # a fork server is there before the session
+    sdk.init(name="rank")
+    process = context.Process(target=child); process.start(); process.join()
+    for inner in ("fork", "spawn", "forkserver"):
+        process = context.Process(target=parent, args=(inner,)); process.start(); process.join()
+    with context.Pool(2) as pool:
+        pool.map(child, range(4))
+    with ProcessPoolExecutor(2, mp_context=context) as pool:  # its processes come from a thread
+        list(pool.map(child, range(4)))
+    sdk.log(loss=1.0)
+    sdk.finish()
+    process = context.Process(target=child); process.start(); process.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_whom_a_rank_starts_by_multiprocessing_is_no_rank_as_long_as_the_session_lasts(
+    agent: Agent, script: Script, method: str
+) -> None:
+    """Also its children, also from a fork server whose environment is older than the session."""
+    process = script(CHILDREN.replace("METHOD", method))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    wait_for(lambda: all(kept.goodbye for kept in agent.sessions.values()))
+    assert sorted(kept.hello.name for kept in agent.sessions.values()) == ["child", "rank"], error

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,52 @@ def test_a_real_init_with_anything_leaves_a_session_or_none_but_never_raises(
     init(**{what: value})
     sdk.log(loss=1.0)
     sdk.finish()
+
+
+def test_deep_in_calls_nothing_raises_that_would_not_have_without_the_sdk() -> None:
+    """Where a function still can call another one, but so deep that there is no room for a warning."""
+
+    def leaf() -> None:
+        return None
+
+    def function() -> None:
+        leaf()
+
+    def small() -> None:
+        function()
+
+    def at(depth: int, call: Callable[[], object]) -> bool:
+        return at(depth - 1, call) if depth else fits(call)
+
+    def fits(call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except RecursionError:
+            return False
+        return True
+
+    calls: list[Callable[[], object]] = [
+        lambda: sdk.log(loss=1.0),
+        lambda: sdk.log(loss="no number"),
+        lambda: sdk.phase("forward"),
+        lambda: sdk.text("tag", "value"),
+    ]
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(400)
+    try:
+        with capture() as sent:
+            for depth in range(200, 390):
+                try:
+                    room = at(depth, small)
+                except RecursionError:
+                    break
+                for number, call in enumerate(calls):
+                    done = at(depth, call)
+                    assert done or not room, (depth, number)
+            sdk.log(after=1.0)
+            assert len(sent.scalar("after")) == 1
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_what_failed_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:

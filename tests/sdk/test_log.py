@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
+import enum
+import itertools
 import math
+import pickle
 import signal
 import threading
 import time
 import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ import torch
 from rankscope import sdk
 from rankscope.sdk import _session, _spool
 from rankscope.sdk._records import Shape
-from rankscope.sdk.testing import capture
+from rankscope.sdk.testing import Point, capture
 
 from .conftest import Script
 
@@ -91,7 +96,7 @@ def test_a_tensor_that_is_spread_over_ranks_is_no_number_and_one_that_each_holds
         from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, init_device_mesh
         from torch.testing._internal.distributed.fake_pg import FakeStore
         from rankscope import sdk
-        from rankscope.sdk.testing import capture
+        from rankscope.sdk.testing import Point, capture
 
         init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
         mesh = init_device_mesh("cpu", (2,))
@@ -127,6 +132,48 @@ def test_nested_dicts_join_with_a_slash() -> None:
         "7": 3.0,
         "lr": 0.5,
     }
+
+
+def test_names_may_be_members_of_an_enum_of_strings() -> None:
+    class Name(str, enum.Enum):
+        LOSS = "loss"
+        FORWARD = "forward"
+
+    with capture() as sent:
+        with sdk.phase(Name.FORWARD):
+            pass
+        sdk.log({Name.LOSS: 1.0, "by": {Name.LOSS: 2.0}})
+    assert sent.scalars == {"loss": [Point(0, 1.0)], "by/loss": [Point(0, 2.0)]}
+    assert {type(name) for name in (*sent.scalars, *sent.phases)} == {str}
+
+
+def test_dicts_that_hold_each_other_cost_no_more_than_any_others() -> None:
+    within: dict[str, object] = {"loss": 1.0}
+    within.update(a=within, b={"back": within})
+    doubled: dict[str, object] = {"x": 1.0}
+    for _ in range(16):
+        doubled = {"a": doubled, "b": doubled, "c": doubled}
+
+    class Endless(Mapping[str, object]):
+        def __getitem__(self, key: str) -> object:
+            return 1.0
+
+        def __iter__(self) -> Iterator[str]:
+            return map(str, itertools.count())
+
+        def __len__(self) -> int:
+            return 1
+
+    with capture() as sent:
+        sdk.log(within)
+        sdk.log(by=within)
+        sdk.log(doubled)
+        sdk.log(Endless())
+        sdk.log(loss=2.0)
+    assert sent.scalar("loss") == [(0, 1.0), (4, 2.0)]
+    assert sent.scalar("by/loss") == [(1, 1.0)]
+    assert sent.dropped["not_a_number"] == 4
+    assert sent.dropped["too_many_names"] > 15_000
 
 
 def test_a_step_that_is_no_integer_counts_as_not_given(caplog: pytest.LogCaptureFixture) -> None:
@@ -241,6 +288,63 @@ def test_batches_holds_no_batch_and_hides_nothing_of_the_loader() -> None:
             assert held() is None
         assert not hasattr(batches, "nothing_of_the_kind")
         assert len(copy.copy(batches)) == 2
+
+
+def test_batches_of_whatever_it_is_are_as_that_is() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def collect(numbers: Any) -> list[int]:
+        return [number async for number in numbers]
+
+    class Old:
+        def __getitem__(self, index: int) -> int:
+            return [1, 2][index]
+
+    batches: Any = sdk.batches
+    with capture() as sent:
+        stream = batches(iter([1, 2]))
+        assert (next(stream), list(stream), next(stream, None)) == (1, [2], None)
+        endless = batches(itertools.count())
+        assert next(endless) == 0
+        assert endless
+        generator = batches(number for number in [1, 2])
+        assert generator
+        generator.close()
+        assert list(generator) == []
+        assert list(batches(Old())) == [1, 2]
+        assert (batches([7, 8])[1], 7 in batches([7, 8]), bool(batches([]))) == (8, True, False)
+        assert asyncio.run(collect(batches(numbers()))) == [1, 2]
+        for nothing in (None, 5):
+            assert batches(nothing) is nothing
+        sdk.log(loss=1.0)
+    assert set(sent.phases) == {"data"}
+
+
+def test_batches_given_too_much_or_nothing_say_so_and_hand_on_what_there_is() -> None:
+    batches: Any = sdk.batches
+    with capture() as sent:
+        assert list(batches([1, 2], 3)) == [1, 2]
+        assert list(batches(iterable=[1, 2], prefetch=3)) == [1, 2]
+        assert list(batches()) == []
+    assert sent.warnings == {"batches:TypeError": 3}
+
+
+def test_what_times_may_be_copied_and_sent_elsewhere_and_belongs_to_the_session_there() -> None:
+    """A model may hold a phase, and be copied as a whole."""
+    with capture():
+        held: dict[str, Any] = {"phase": sdk.phase("forward"), "loader": sdk.batches([1, 2])}
+        away = pickle.dumps(held)
+    for made in (copy.deepcopy(held), pickle.loads(away)):
+        with made["phase"]:
+            assert list(made["loader"]) == [1, 2]
+    with capture() as sent:
+        made = pickle.loads(away)
+        with made["phase"]:
+            assert list(made["loader"]) == [1, 2]
+        sdk.log(loss=1.0)
+    assert set(sent.phases) == {"forward", "data"}
 
 
 def test_an_error_of_the_loader_is_the_users() -> None:

@@ -19,9 +19,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rankscope.sdk import _guard, _runtime, _session
+from rankscope.sdk._batches import timed
 from rankscope.sdk._begin import Request
 from rankscope.sdk._columns import MAX_NAME
-from rankscope.sdk._phases import Batches, NoPhase
+from rankscope.sdk._phases import NoPhase
 from rankscope.sdk._values import clean
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ else:
             session.log(metrics, step, scalars)
         except Exception:  # noqa: BLE001 (this is the SDK's guard, unrolled for speed)
             if session is _session.current:  # else a signal handler has ended it in the middle
-                _guard.failed("log")
+                try:
+                    _guard.failed("log")
+                except RecursionError:  # the training is so deep in calls that there is no room for a word
+                    return
 
 
 def _no_phase(*_args: object, **_kwargs: object) -> AbstractContextManager[None]:
@@ -115,10 +119,14 @@ def phase(name: str) -> AbstractContextManager[None]:
     return _NO_PHASE if session is None else session.phase(name)
 
 
+def _untimed(iterable: Iterable[T] = (), *_args: object, **_kwargs: object) -> Iterable[T]:
+    return iterable
+
+
+@_guard.guarded(_untimed)
 def batches(iterable: Iterable[T]) -> Iterable[T]:
     """Iterate over a loader and time the wait for each batch as the phase `data`."""
-    session = _session.current
-    return iterable if session is None else Batches(iterable, session.phase("data"))
+    return iterable if _session.current is None else timed(iterable)
 
 
 @_guard.guarded(_guard.nothing)

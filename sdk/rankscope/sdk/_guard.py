@@ -78,6 +78,13 @@ def failed(where: str) -> None:
     warn(f"{where}:{name}", f"sdk.{where}: {name}: {text[:200]} ({line}); the training goes on without it")
 
 
+def forked() -> None:
+    """In the child of a fork: another thread of the parent's may have held the lock, and is not here to let go."""
+    global _lock
+    _lock = threading.RLock()
+    _unsaid.clear()
+
+
 def forget() -> None:
     """Warn again from here on: a new session, or a test."""
     with _lock:
@@ -95,7 +102,10 @@ def guarded(fallback: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P
             try:
                 return function(*args, **kwargs)
             except Exception:  # noqa: BLE001 (this is the SDK's guard)
-                failed(function.__name__)
+                try:
+                    failed(function.__name__)
+                except RecursionError:  # so deep in calls that there is no room for a word
+                    return fallback(*args, **kwargs)
                 return fallback(*args, **kwargs)
 
         return call

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
-from typing import Generic, TypeVar
 
 from rankscope.sdk._live import Live
 
-T = TypeVar("T")
 _thread = threading.get_ident
 
 
@@ -50,6 +49,9 @@ class Phase:
         self.name = name
         self.byte = phases.live.phase(name)
 
+    def __reduce__(self) -> tuple[Callable[[str], AbstractContextManager[None]], tuple[str]]:
+        return _again, (self.name,)  # a copy, here or in another process, belongs to the session that is there
+
     def __enter__(self) -> None:
         phases = self.phases
         thread = _thread()
@@ -85,6 +87,12 @@ class Phase:
         phases.page[0] = stack[-1].byte if stack else 0
 
 
+def _again(name: str) -> AbstractContextManager[None]:
+    from rankscope import sdk
+
+    return sdk.phase(name)
+
+
 class NoPhase:
     """A phase while there is no session."""
 
@@ -97,40 +105,3 @@ class NoPhase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
-
-
-class Batches(Generic[T]):
-    """Iterates over something and times the wait for each item as a phase; else it is as that is."""
-
-    def __init__(self, iterable: Iterable[T], phase: Phase) -> None:
-        self._iterable = iterable
-        self._phase = phase
-
-    def __iter__(self) -> Iterator[T]:
-        with self._phase:
-            return _Waits(iter(self._iterable), self._phase)
-
-    def __len__(self) -> int:
-        return len(self._iterable)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> object:
-        if name in ("_iterable", "_phase"):  # not yet set, as in a copy that is being made
-            raise AttributeError(name)
-        return getattr(self._iterable, name)  # a loader's dataset, sampler, …
-
-
-class _Waits(Generic[T]):
-    """Hands items on and holds none: memory that the training lets go of is free."""
-
-    __slots__ = ("_iterator", "_phase")
-
-    def __init__(self, iterator: Iterator[T], phase: Phase) -> None:
-        self._iterator = iterator
-        self._phase = phase
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        with self._phase:
-            return next(self._iterator)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rankscope.sdk import _guard as guard
 from rankscope.sdk import _session as state
+from rankscope.sdk import _workers as workers
 from rankscope.sdk._address import default_agent
 from rankscope.sdk._begin import Begun, Request, begin, begin_in, write_hello
 from rankscope.sdk._ends import SIGNALLED, Ends, read_signal
@@ -27,7 +28,6 @@ from rankscope.sdk._values import clean
 FINISH_SECONDS = 1.9  # finish() takes at most 2 s, all told
 MAX_RESTARTS = 10  # of the sender, in a session
 NO_PROCESS = (OSError, ValueError, RuntimeError)  # the last where the interpreter ends, or is not the main one
-OWNER = "RANKSCOPE_OWNER"  # for children: the process whose session is not theirs
 
 
 class Running:
@@ -95,12 +95,18 @@ class Running:
 running: Running | None = None
 _sessions = 0  # that this process began
 _hooked = False
-_child = False  # this process was forked from one that had a session
+_turn = threading.RLock()  # of whoever begins or ends a session
+_PAUSE = 1.0  # seconds at most that a fork, or an end, waits for it
 _capturing = False
 
 
 def start(request: Request, run_id: object, agent: object, mode: object) -> None:
     """Begin a session, ending the one before. Raises OSError where points can be kept nowhere."""
+    with _turn:
+        _start(request, run_id, agent, mode)
+
+
+def _start(request: Request, run_id: object, agent: object, mode: object) -> None:
     global running, _sessions
     if _capturing:
         _adopt(request)
@@ -110,7 +116,7 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
     if level := environ.get("RANKSCOPE_LOG_LEVEL"):
         guard.set_level(level)
     mode = mode or environ.get("RANKSCOPE_MODE") or "online"
-    if mode == "disabled" or worker():
+    if mode == "disabled" or workers.worker():
         return
     if mode != "online":
         guard.warn("init:mode", f"sdk.init: mode {str(mode)[:40]!r} is neither online nor disabled: online is taken")
@@ -126,7 +132,6 @@ def start(request: Request, run_id: object, agent: object, mode: object) -> None
         found.send_to(str(agent) if agent else default_agent(), talks)
     except NO_PROCESS as error:
         guard.warn("init:sender", f"no sender could be started ({error}): points wait in {begun.folder}")
-    os.environ[OWNER] = str(os.getpid())
     running = found
     state.current = begun.session
 
@@ -135,25 +140,15 @@ def stop(exit_code: object) -> None:
     """End the session of this process, if there is one."""
     global running
     ending, running, state.current = running, None, None
-    if ending is not None:
-        if os.environ.get(OWNER) == str(os.getpid()):
-            del os.environ[OWNER]
+    if ending is None:
+        return
+    turn = _turn
+    waited = turn.acquire(timeout=_PAUSE)
+    try:
         ending.end(exit_code)
-
-
-def worker() -> bool:
-    """True in a process that is no rank: a fork of one, a DataLoader worker, a child that just imports the script."""
-    if _child:
-        return True
-    process = sys.modules.get("multiprocessing.process")
-    if process is None:
-        return False
-    if getattr(process.current_process(), "_inheriting", False):
-        return True
-    parent = process.parent_process()
-    data = sys.modules.get("torch.utils.data")
-    loads = data is not None and data.get_worker_info() is not None
-    return parent is not None and (loads or os.environ.get(OWNER) == str(parent.pid))
+    finally:
+        if waited:
+            turn.release()
 
 
 def surplus(extra: Sequence[object], step: int | None) -> int | None:
@@ -208,21 +203,24 @@ def _at_exit() -> None:
 
 
 _masks: dict[int, set[int | signal.Signals]] = {}  # of each thread that forks, while it does
-_paused: dict[int, Callable[[], None]] = {}  # how the session goes on after the fork, likewise
+_paused: dict[int, list[Callable[[], None]]] = {}  # how all goes on after the fork, likewise
 
 
 def _before_fork() -> None:
     """Hold SIGTERM back: a worker that is ended in its first moment must not look like the rank's end.
 
-    Other threads wait in `log()`: a file that one of them is opening would be the child's, too, and nobody knew of it.
+    Other threads wait in `log()`, `init()` and `finish()`: a file that one of them is opening would be the child's,
+    too, and nobody knew of it.
     """
+    turn = _turn
+    _paused[threading.get_ident()] = [turn.release] if turn.acquire(timeout=_PAUSE) else []
     if running is not None:
-        _paused[threading.get_ident()] = running.begun.session.pause()
+        _paused[threading.get_ident()].append(running.begun.session.pause())
         _masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)))
 
 
 def _after_fork() -> None:
-    if (go_on := _paused.pop(threading.get_ident(), None)) is not None:
+    for go_on in _paused.pop(threading.get_ident(), ()):
         go_on()
     mask = _masks.pop(threading.get_ident(), None)
     if mask is not None:  # the session may have ended meanwhile
@@ -231,10 +229,12 @@ def _after_fork() -> None:
 
 def _forked() -> None:
     """The child of a fork has no session, and nothing of the parent's in its hands."""
-    global running, _child
+    global running, _turn
+    _turn = threading.RLock()
+    guard.forked()
     inherited, running, state.current = running, None, None
     if inherited is not None:
-        _child = True
+        workers.forked()
         try:
             inherited.abandon()
         except Exception:  # noqa: BLE001 (this is the SDK's guard)

@@ -35,7 +35,8 @@ class Session(RowWriter):
     def phase(self, name: str) -> Phase:
         phase = self.phase_objects.get(name)
         if phase is None:
-            phase = Phase(self.phases, name if 0 < len(name) <= MAX_NAME else "other")
+            plain = str.__str__(name)  # of an Enum of strings, its value
+            phase = Phase(self.phases, plain if 0 < len(plain) <= MAX_NAME else "other")
             if len(self.phase_objects) < _MAX_PHASES:
                 self.phase_objects[name] = phase
         return phase

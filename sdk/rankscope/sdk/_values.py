@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, SupportsFloat, TypeAlias, cast
 
 MAX_DEPTH = 16
+MAX_VALUES = 20_000  # of nested dicts in one call: of dicts that hold each other there may be any number
 SEPARATOR = "/"
 
 Refuse: TypeAlias = "Callable[[str, str, str], None]"  # takes reason, name and message
@@ -14,6 +15,10 @@ Refuse: TypeAlias = "Callable[[str, str, str], None]"  # takes reason, name and 
 
 class NotANumber(Exception):
     """What was logged is no number."""
+
+
+class NestedTooDeep:
+    """Stands for a dict that lies too deep, or within itself."""
 
 
 class Tensor(Protocol):
@@ -98,14 +103,25 @@ def number(value: object) -> float:
         raise NotANumber(type(value).__name__) from None
 
 
-def flatten(metrics: Mapping[object, object], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+def flatten(metrics: Mapping[object, object], prefix: str, refuse: Refuse) -> Iterator[tuple[str, object]]:
     """Yield names and values; nested mappings join with `/`."""
+    for number, found in enumerate(_walk(metrics, prefix, ())):
+        if number >= MAX_VALUES:
+            refuse("too_many_names", "", f"there are more than {MAX_VALUES} values in a dict: the rest is dropped")
+            return
+        yield found
+
+
+def _walk(metrics: Mapping[object, object], prefix: str, above: tuple[object, ...]) -> Iterator[tuple[str, object]]:
+    above = (*above, metrics)
     for key, value in metrics.items():
-        name = prefix + str(key)
-        if isinstance(value, Mapping) and depth < MAX_DEPTH:
-            yield from flatten(cast("Mapping[object, object]", value), name + SEPARATOR, depth + 1)
-        else:
+        name = prefix + (str.__str__(key) if isinstance(key, str) else str(key))  # of an Enum of strings, its value
+        if not isinstance(value, Mapping):
             yield name, value
+        elif len(above) > MAX_DEPTH or any(value is one for one in above):
+            yield name, NestedTooDeep()
+        else:
+            yield from _walk(cast("Mapping[object, object]", value), name + SEPARATOR, above)
 
 
 def merge(metrics: object, scalars: Mapping[str, object], refuse: Refuse) -> Mapping[str, object]:
@@ -122,7 +138,7 @@ def merge(metrics: object, scalars: Mapping[str, object], refuse: Refuse) -> Map
                 break
         else:
             return cast("Mapping[str, object]", given)
-    return {**dict(flatten(given)), **scalars}
+    return {**dict(flatten(given, "", refuse)), **scalars}
 
 
 def sort_out(values: Mapping[str, object], refuse: Refuse) -> tuple[dict[str, float], dict[str, object]]:
@@ -135,7 +151,7 @@ def sort_out(values: Mapping[str, object], refuse: Refuse) -> tuple[dict[str, fl
         elif type(value) is int and -(2**53) <= value <= 2**53:
             numbers[name] = float(value)
         elif isinstance(value, Mapping):
-            for inner, part in flatten(cast("Mapping[object, object]", value), name + SEPARATOR):
+            for inner, part in flatten(cast("Mapping[object, object]", value), name + SEPARATOR, refuse):
                 _sort(inner, part, numbers, late, refuse)
         else:
             _sort(name, value, numbers, late, refuse)
