@@ -69,6 +69,44 @@ def test_sys_exit(agent: Agent, script: Script, status: str, code: int) -> None:
     assert (bye.reason, bye.exit_code) == (ingest_pb2.Goodbye.FINISHED, code)
 
 
+@pytest.mark.parametrize(("status", "code"), [("-1", 255), ("256", 0), ("True", 1)])
+def test_an_exit_status_is_the_one_that_the_launcher_sees(agent: Agent, script: Script, status: str, code: int) -> None:
+    process = script(BEGIN + f"sys.exit({status})")
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert goodbye(agent).exit_code == code
+
+
+@pytest.mark.parametrize(
+    "somewhere",
+    [
+        "thread = threading.Thread(target=sys.exit, args=(3,)); thread.start(); thread.join()",
+        "try: sys.exit(3)\nexcept SystemExit: pass\nsdk.finish()",
+    ],
+    ids=["in another thread", "caught"],
+)
+def test_a_sys_exit_that_ends_nothing(agent: Agent, script: Script, somewhere: str) -> None:
+    process = script(BEGIN + somewhere)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (goodbye(agent).reason, goodbye(agent).exit_code) == (ingest_pb2.Goodbye.FINISHED, 0)
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_finish_in_an_exit_handler_of_the_users_knows_how_it_ended(
+    agent: Agent, script: Script, end: str, code: int
+) -> None:
+    process = script(BEGIN + f"atexit.register(sdk.finish)\n{end}")
+    process.communicate(timeout=60)
+    assert process.returncode == goodbye(agent).exit_code == code
+
+
+def test_an_exception_at_a_prompt_ends_nothing(agent: Agent, script: Script) -> None:
+    process = script("", flags=("-i",))
+    process.communicate(BEGIN + "1 / 0\nsdk.finish()\n", timeout=60)
+    assert (goodbye(agent).reason, goodbye(agent).exit_code) == (ingest_pb2.Goodbye.FINISHED, 0)
+
+
 @pytest.mark.parametrize("what", ["time.sleep(600)", "threading.Event().wait()", "while True: pass"])
 def test_sigterm_kills_at_once_and_is_noted(agent: Agent, script: Script, what: str) -> None:
     process = script(BEGIN + "print('up', flush=True)\n" + what)
@@ -227,17 +265,28 @@ while True:
     assert agent.only.gaps == 0
 
 
-def test_an_out_of_memory_error_takes_the_allocators_figures_along(agent: Agent, script: Script) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise error",
+        "class Mine(torch.cuda.OutOfMemoryError): pass\nraise Mine('CUDA out of memory')",
+        "try: raise error\nexcept RuntimeError as cause: raise ValueError('step 7') from cause",
+        "try: raise error\nexcept RuntimeError: {}['checkpoint']",
+    ],
+    ids=["itself", "a kind of it", "as a cause", "on the way"],
+)
+def test_an_out_of_memory_error_takes_the_allocators_figures_along(agent: Agent, script: Script, end: str) -> None:
+    """torch's own error, and its own way to the figures; only what the driver would say is played."""
     code = """
-import types
-class OutOfMemoryError(RuntimeError): pass
-stats = {"allocated_bytes.all.current": 70 << 30, "reserved_bytes.all.peak": 78 << 30, "other": 1}
-cuda = types.SimpleNamespace(is_initialized=lambda: True, memory_stats=lambda: stats)
-cuda.mem_get_info = lambda: (1, 80 << 30)
-sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
-raise OutOfMemoryError("CUDA out of memory")
+import torch
+figures = {"allocated_bytes": {"all": {"current": 70 << 30}}, "reserved_bytes": {"all": {"peak": 78 << 30}}, "other": 1}
+torch.cuda.is_initialized = lambda: True
+torch.cuda.memory_stats_as_nested_dict = lambda device=None: figures
+torch.cuda.memory.memory_stats_as_nested_dict = lambda device=None: figures
+torch.cuda.mem_get_info = lambda device=None: (1, 80 << 30)
+error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 """
-    script(BEGIN + code).communicate(timeout=60)
+    script(BEGIN + code + end).communicate(timeout=60)
     assert dict(goodbye(agent).memory) == {
         "allocated_bytes.all.current": 70 << 30,
         "reserved_bytes.all.peak": 78 << 30,
@@ -283,6 +332,26 @@ sdk.init(name="third"); sdk.log(third=1.0)
     assert by_name["second"].scalar("other") == [(0, 1.0)]
     assert by_name["third"].scalar("third") == [(0, 1.0)]
     assert len({kept.hello.run_id for kept in agent.sessions.values()}) == 3
+
+
+def test_init_from_many_threads_leaves_one_session_and_nothing_of_the_others(agent: Agent, script: Script) -> None:
+    process = script("""
+        import os, subprocess, threading
+        from rankscope import sdk
+        threads = [threading.Thread(target=sdk.init, kwargs={"name": str(number)}) for number in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        sdk.log(loss=1.0)
+        sdk.finish()
+        files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        held = [os.readlink(file) for file in files if os.path.lexists(file)]
+        print([link for link in held if os.environ["RANKSCOPE_SPOOL"] in link])
+    """)
+    assert process.communicate(timeout=60)[0] == "[]\n"
+    wait_for(lambda: len(agent.sessions) == 8 and all(kept.goodbye for kept in agent.sessions.values()))
+    ends = [kept.goodbye.reason for kept in agent.sessions.values() if kept.goodbye is not None]
+    assert ends == [ingest_pb2.Goodbye.FINISHED] * 8
+    assert sum(len(kept.scalar("loss")) for kept in agent.sessions.values()) == 1
 
 
 def test_shutdown_with_threads_that_still_log(agent: Agent, script: Script) -> None:

@@ -50,11 +50,13 @@ class Ends:
             faulthandler.register(signal.SIGTERM, file=self._file, all_threads=True, chain=True)
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        self.exception = error
+        if not hasattr(sys, "ps1"):  # at a prompt an exception ends nothing
+            self.exception = error
         self._hook(kind, error, trace)
 
     def _leave(self, status: object = None, /) -> None:
-        self.exit_code = _status(status)
+        if threading.current_thread() is threading.main_thread():  # elsewhere it ends the thread
+            self.exit_code = _status(status)
         self._exit(status)  # type: ignore[arg-type]
 
     def unhook_child(self) -> None:
@@ -92,7 +94,9 @@ class Ends:
         # `try: train() finally: sdk.finish()` comes here while the exception is on its way, and so does the end of a
         # process of multiprocessing, where neither sys.excepthook nor atexit run.
         error = self.exception or sys.exc_info()[1]
-        leaving = _status(error.code) if isinstance(error, SystemExit) else self.exit_code
+        # A sys.exit() that somebody caught was no end: then `finish()` is called while the main thread still runs.
+        over = exit_code is None or not threading.main_thread().is_alive()
+        leaving = _status(error.code) if isinstance(error, SystemExit) else self.exit_code if over else None
         code = leaving or (exit_code if isinstance(exit_code, int) else 0)
         code = max(-(2**31), min(2**31 - 1, code))
         if isinstance(error, KeyboardInterrupt):
@@ -106,7 +110,7 @@ class Ends:
 
 def _status(status: object) -> int:
     """Return the exit status that Python makes of what sys.exit was given."""
-    return int(status) if isinstance(status, int) else 0 if status is None else 1
+    return int(status) & 0xFF if isinstance(status, int) else 0 if status is None else 1
 
 
 def read_signal(path: Path) -> str:
@@ -127,9 +131,20 @@ def _report(error: BaseException) -> dict[str, object]:
         "traceback": text[-MAX_TRACEBACK:].encode("utf-8", "replace").decode(),
         "exception": line[:2000].encode("utf-8", "replace").decode(),
     }
-    if type(error).__name__ == "OutOfMemoryError" and (memory := _allocator()):
+    if _out_of_memory(error) and (memory := _allocator()):
         found["memory"] = memory
     return found
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """True where torch's OutOfMemoryError, or a kind of it, is what happened, or what led to it."""
+    for _ in range(16):  # errors may name each other as their cause
+        if error is None:
+            return False
+        if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _allocator() -> dict[str, float]:
