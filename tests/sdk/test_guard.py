@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
+import fractions
 import inspect
 import logging
+import numbers
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +40,87 @@ class Hostile:
         raise AttributeError(name) if name.startswith("_") else RuntimeError(name)
 
 
+class Endless:
+    """An object that never comes to an end."""
+
+    def _again(self, *_args: object) -> Any:
+        return self._again()
+
+    __float__ = __int__ = __index__ = __str__ = __iter__ = __hash__ = __len__ = item = _again
+
+
+class Disguised:
+    """An object that does not even say what it is."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("disguised")
+
+
+class Odd(str):
+    """A string that is none where it matters."""
+
+    __slots__ = ()
+
+    def _odd(self, *_args: object) -> Any:
+        return 7
+
+    __str__ = __len__ = encode = __radd__ = __getitem__ = strip = _odd  # type: ignore[assignment]
+
+    def __hash__(self) -> int:
+        return hash("odd")
+
+
+class Unlisted(dict[Any, Any]):
+    """A dict that cannot be looked through."""
+
+    def _fail(self, *_args: object) -> Any:
+        raise RuntimeError("unlisted")
+
+    items = keys = values = __iter__ = _fail
+
+
+@numbers.Real.register
+class Own:
+    """A number of somebody's own, which fails to be one."""
+
+    def __float__(self) -> float:
+        raise ArithmeticError("own")
+
+
+def itself() -> dict[str, object]:
+    found: dict[str, object] = {"loss": 1.0}
+    found.update(a=found, b=[found])
+    return found
+
+
+ODDITIES: list[Callable[[], object]] = [
+    Endless,
+    lambda: Odd("x" * 300),
+    lambda: {Odd("name"): 1.0},
+    lambda: Unlisted(a=1.0),
+    Own,
+    itself,
+    lambda: 10**5000,
+    lambda: "\ud800" * 300,
+    lambda: (number for number in range(3)),
+    lambda: decimal.Decimal("sNaN"),
+    lambda: fractions.Fraction(10**400, 3),
+    lambda: np.array(decimal.Decimal(1), dtype=object),
+    lambda: np.array(10**400, dtype=object),
+    lambda: np.array([None, "x"], dtype=object),
+    lambda: np.complex64(1j),
+    lambda: np.datetime64("NaT"),
+    lambda: np.ma.masked,
+    lambda: np.zeros((0, 3)),
+    lambda: torch.empty((), device="meta"),
+    lambda: torch.tensor([1.0]).to_sparse(),
+    lambda: torch.quantize_per_tensor(torch.tensor(1.0), 0.1, 0, torch.qint8),
+    lambda: torch.tensor(1j, requires_grad=True),
+    lambda: torch.zeros(2, 0),
+    lambda: torch.nn.Linear(1, 1),
+]
+
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()
@@ -48,7 +133,8 @@ ANYTHING = st.recursive(
     | st.just(np.zeros(3))
     | st.just(np.float32("nan"))
     | st.just(object)
-    | st.just(...),
+    | st.just(...)
+    | st.sampled_from(ODDITIES).map(lambda make: make()),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text() | st.integers() | st.none(), inner, max_size=3)
@@ -56,7 +142,20 @@ ANYTHING = st.recursive(
     ),
     max_leaves=6,
 )
-CALLS = ["log", "phase", "text", "alert", "expect", "image", "histogram", "table", "artifact", "graph", "watch"]
+CALLS = [
+    "log",
+    "phase",
+    "batches",
+    "text",
+    "alert",
+    "expect",
+    "image",
+    "histogram",
+    "table",
+    "artifact",
+    "graph",
+    "watch",
+]
 
 
 def call(name: str, args: list[object], kwargs: dict[str, object]) -> None:
@@ -104,6 +203,56 @@ def test_a_real_init_with_anything_leaves_a_session_or_none_but_never_raises(
     init(**{what: value})
     sdk.log(loss=1.0)
     sdk.finish()
+
+
+def test_what_is_no_exception_is_somebodys_wish_to_end_and_leaves_the_session_as_it_was() -> None:
+    """Ctrl-C, a time limit, sys.exit() in a signal handler: these pass, wherever they come, and nothing is held."""
+
+    class Limit(BaseException):
+        pass
+
+    class Interrupted:
+        def _end(self, *_args: object) -> Any:
+            raise Limit
+
+        __float__ = __int__ = __index__ = __str__ = __iter__ = __len__ = _end
+
+    given: Any = Interrupted()
+    calls: list[Callable[[], object]] = [
+        lambda: sdk.log(loss=given),
+        lambda: sdk.log({given: 1.0}),
+        lambda: sdk.log(loss=1.0, step=given),
+        lambda: sdk.text("tag", given),
+        lambda: sdk.text("tag", "text", step=given),
+        lambda: sdk.expect(given),
+        lambda: sdk.table("tag", given),
+    ]
+    with capture() as sent:
+        for call in calls:
+            with pytest.raises(Limit):
+                call()
+        other = threading.Thread(target=sdk.log, kwargs={"after": 1.0}, daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+        assert [value for _, value in sent.scalar("after")] == [1.0]
+
+
+@pytest.mark.parametrize("make", [Disguised, *ODDITIES])  # hypothesis itself needs to know what something is
+@pytest.mark.filterwarnings("ignore")  # of numpy and torch, about what is made here
+@pytest.mark.parametrize("name", ["log", "phase", "batches", "text", "image", "histogram", "table", "expect", "alert"])
+def test_each_oddity_in_each_place(name: str, make: Callable[[], object]) -> None:
+    with capture() as sent:
+        for args, kwargs in (
+            ((make(),), {}),
+            (("tag", make()), {}),
+            (("tag", "value"), {"step": make()}),
+            ((), {"loss": make(), "step": make()}),
+            (({"loss": make(), "other": 1.0},), {}),
+        ):
+            call(name, list(args), kwargs)
+        sdk.log(after=1.0)
+    assert [value for _, value in sent.scalar("after")] == [1.0]
 
 
 def test_deep_in_calls_nothing_raises_that_would_not_have_without_the_sdk() -> None:
