@@ -371,6 +371,21 @@ def test_phases_of_other_threads_do_not_count_into_the_step() -> None:
     assert set(sent.phases) == {"forward"}
 
 
+def test_the_step_passes_to_another_thread_when_its_own_has_ended() -> None:
+    def warm_up() -> None:
+        sdk.phase("warm-up").__enter__()
+
+    with capture() as sent:
+        thread = threading.Thread(target=warm_up)
+        thread.start()
+        thread.join()
+        for _ in range(2):
+            with sdk.phase("forward"):
+                pass
+            sdk.log(loss=1.0)
+    assert {name: len(points) for name, points in sent.phases.items()} == {"forward": 2}
+
+
 def test_threads_share_a_session() -> None:
     def work(name: str) -> None:
         for number in range(2000):

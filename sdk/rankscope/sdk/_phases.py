@@ -14,9 +14,9 @@ _thread = threading.get_ident
 
 
 class Phases:
-    """Seconds by phase since the last row. Only the thread that began with phases is timed: it owns the step."""
+    """Seconds by phase since the last row. Only the thread that began with phases is timed, while it lives."""
 
-    __slots__ = ("live", "owner", "page", "since", "spent", "stack")
+    __slots__ = ("live", "owner", "page", "since", "spent", "stack", "thread")
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -25,6 +25,15 @@ class Phases:
         self.stack: list[Phase] = []
         self.since = 0.0  # when the innermost phase began or went on
         self.owner = 0
+        self.thread: threading.Thread | None = None  # the owner's
+
+    def own(self, thread: int) -> bool:
+        """Make the present thread the owner, unless there is one."""
+        if self.owner < 0 or (self.thread is not None and self.thread.is_alive()):
+            return False
+        self.owner, self.thread = thread, threading.current_thread()
+        self.stack.clear()
+        return True
 
     def take(self) -> dict[str, float] | None:
         """Return what the owner thread spent since the last call; an open phase goes on into the next step."""
@@ -55,10 +64,8 @@ class Phase:
     def __enter__(self) -> None:
         phases = self.phases
         thread = _thread()
-        if phases.owner != thread:
-            if phases.owner:
-                return
-            phases.owner = thread
+        if phases.owner != thread and not phases.own(thread):
+            return
         now = monotonic()
         stack = phases.stack
         if stack:
