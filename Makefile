@@ -61,8 +61,8 @@ proto: $(VENV)/bin/python  ## regenerate the protocol's Python code
 	$(BIN)/python proto/generate.py
 
 # Debian's own packages, where there is apt and a root to call it; policy-rc.d keeps their services from starting.
-PROGRAMS := prometheus promtool prometheus-alertmanager amtool gcc openssl shellcheck systemd-analyze docker-compose chromium
-PACKAGES := prometheus prometheus-alertmanager gcc libc6-dev openssl shellcheck systemd docker-compose chromium
+PROGRAMS := prometheus promtool prometheus-alertmanager amtool gcc openssl shellcheck systemd-analyze docker-compose chromium mkfs.btrfs
+PACKAGES := prometheus prometheus-alertmanager gcc libc6-dev openssl shellcheck systemd docker-compose chromium btrfs-progs
 
 components:
 	@missing=$$(for program in $(PROGRAMS); do command -v $$program >/dev/null || printf '%s ' $$program; done); \
