@@ -213,7 +213,6 @@ class Agent:
 
     def _record_failed(self, reason: str) -> None:
         log.error("%s: ranks keep their points until it can be written", reason)
-        self.telemetry.dropped("record_error", 0)
 
     async def _sweep(self) -> None:
         """Forget runs that are over, and remove those that are older than they are to be kept."""
