@@ -1,6 +1,6 @@
 """What a call of `log()` costs the training, beside the tools that people use today, in one run.
 
-`python tests/bench/hotpath.py [--rounds 3] [--peers]`: contestants take turns, each in a process of its own; peers run
+`python tests/bench/hotpath.py [--rounds 5] [--peers]`: contestants take turns, each in a process of its own; peers run
 in environments under `.peers/`, made here from the registry with `--peers`.
 """
 
@@ -124,7 +124,7 @@ def reached(name: str, running: AgentProcess, folder: Path) -> Generator[str, No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="fetch the peers first")
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
