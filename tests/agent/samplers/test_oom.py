@@ -19,6 +19,7 @@ from tests.agent.samplers.conftest import attach, values
 from tests.waiting import wait_for
 
 LIMIT = 32 * 2**20
+GROUPS = (("memory", "memory.limit_in_bytes"), (".", "memory.max"))
 
 
 @pytest.fixture
@@ -26,17 +27,28 @@ def small() -> Iterator[Path]:
     """A control group of 32 MiB, of version 1 or 2."""
     if os.geteuid() != 0 or not os.access("/dev/kmsg", os.R_OK):
         pytest.skip("only root may make control groups and read the kernel's log")
-    for base, limit in (("memory", "memory.limit_in_bytes"), (".", "memory.max")):
-        group = Path("/sys/fs/cgroup", base, f"rankscope-test-{os.getpid()}")
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            try:
-                (group / limit).write_text(str(LIMIT))
-                yield group
-                return
-            finally:
-                group.rmdir()
-    pytest.skip("no memory can be limited here")
+    group = next((made for base, limit in GROUPS if (made := _make(base, limit))), None)
+    if group is None:
+        pytest.skip("no memory can be limited here")
+    yield group
+    wait_for(lambda: _remove(group))  # what was in it may take a moment to end
+
+
+def _make(base: str, limit: str) -> Path | None:
+    group = Path("/sys/fs/cgroup", base, f"rankscope-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(LIMIT))
+    except OSError:
+        _remove(group)
+        return None
+    return group
+
+
+def _remove(group: Path) -> bool:
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def test_who_was_killed_for_memory_and_who_was_only_killed(node: Node, small: Path) -> None:
