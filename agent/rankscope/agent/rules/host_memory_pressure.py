@@ -85,32 +85,21 @@ class HostMemoryPressure:
             limit = _fresh(node, now, "rank_memory_limit_bytes", *labels)
             if limit is None or not len(series) or not limit.last or series.last < self.limit * limit.last:
                 continue
-            run, rank = labels
             share = series.last / limit.last
-            yield Finding(
-                f"rank {rank} of {run}: {share:.0%} of its cgroup's memory limit of {gigabytes(limit.last)} is used",
-                time=now,
-                value=share,
-                causes=(Cause("the kernel kills a process of this group next", "memory.current", _WORKERS),),
-                labels={"memory": "limit"},
-                rank=int(rank) if rank.isdigit() else None,
-            )
+            how = f"{share:.0%} of its cgroup's memory limit of {gigabytes(limit.last)} is used"
+            cause = Cause("the kernel kills a process of this group next", "memory.current", _WORKERS)
+            yield _of_group(labels, how, now, share, cause)
 
     def _waits(self, node: Node, now: float) -> Iterator[Finding]:
         """Judge control groups that wait while the machine as a whole does not."""
         if _waited(_fresh(node, now, "system_pressure_seconds_total", "memory", "full"), now) >= self.stalled:
             return
-        for (run, rank, *what), series in node.windows("rank_pressure_seconds_total"):
-            waited = _waited(series, now) if what == ["memory", "full"] and fresh(series, now, FRESH) else 0.0
+        for labels, series in node.windows("rank_pressure_seconds_total"):
+            waited = _waited(series, now) if labels[2:] == ("memory", "full") and fresh(series, now, FRESH) else 0.0
             if waited >= self.stalled:
-                yield Finding(
-                    f"rank {rank} of {run}: its cgroup waited for memory for {waited:.0%} of the last minute",
-                    time=now,
-                    value=waited,
-                    causes=(Cause("its cgroup is at a limit of its own", "memory.pressure", _WORKERS),),
-                    labels={"memory": "limit"},
-                    rank=int(rank) if rank.isdigit() else None,
-                )
+                how = f"its cgroup waited for memory for {waited:.0%} of the last minute"
+                cause = Cause("its cgroup is at a limit of its own", "memory.pressure", _WORKERS)
+                yield _of_group(labels, how, now, waited, cause)
 
     def _shm(self, node: Node, now: float) -> Iterator[Finding]:
         """Judge the node's own, and those of containers, which are as small as 64 MiB."""
@@ -135,6 +124,19 @@ class HostMemoryPressure:
                     labels={"memory": "shm"},
                     rank=int(labels[1]) if labels and labels[1].isdigit() else None,
                 )
+
+
+def _of_group(labels: tuple[str, ...], how: str, now: float, value: float, cause: Cause) -> Finding:
+    """Return what is found of the control group of a rank; `labels` begin with its run and number."""
+    run, rank = labels[:2]
+    return Finding(
+        f"rank {rank} of {run}: {how}",
+        time=now,
+        value=value,
+        causes=(cause,),
+        labels={"memory": "limit"},
+        rank=int(rank) if rank.isdigit() else None,
+    )
 
 
 def _waited(series: Series | None, now: float) -> float:
