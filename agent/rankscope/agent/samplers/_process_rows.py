@@ -78,10 +78,10 @@ def _cpu_limit_used(look: Look) -> Values:
 
     Of the two the tighter one, as `_cpus` does.
     """
-    quota, bound = cgroup.cpus(look.files, look.group), len(affinity.allowed(look.files, look.stat.pid, look.cpus))
-    if quota is not None and quota <= (bound or quota):
+    quota, own = cgroup.cpus(look.files, look.group), affinity.allowed(look.files, look.stat.pid, look.cpus)
+    if quota is not None and quota <= (len(own) or quota):
         return look.one(cgroup.cpu_time(look.files, look.group, "usage"))
-    return look.one(look.confined.look(look.files, look.stat.pid, look.cpus))
+    return look.one(look.confined.look(own, look.cpus))
 
 
 def _memory_limit(look: Look) -> Values:

@@ -55,9 +55,9 @@ class Confined:
         self._last: dict[int, float] = {}
         self._total = 0.0
 
-    def look(self, files: Files, pid: int, cpus: Cpus) -> float | None:
-        """Return the seconds, None where the process may use all CPUs. Raises OSError and ValueError."""
-        own, now = allowed(files, pid, cpus), cpus.busy
+    def look(self, own: frozenset[int], cpus: Cpus) -> float | None:
+        """Return the seconds of its `own` CPUs, None where these are all. Raises OSError and ValueError."""
+        now = cpus.busy
         if not own or not own < now.keys():
             self._last = {}
             return None
