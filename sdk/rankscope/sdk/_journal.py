@@ -13,13 +13,12 @@ from pathlib import Path
 from rankscope.sdk import _records as records
 from rankscope.sdk import _spool as spool
 from rankscope.sdk._live import FILE as LIVE
-from rankscope.sdk._live import Live, abandon
+from rankscope.sdk._live import RETRY_NS, Live, abandon
 
 DEFAULT_BYTES = 256 << 20
 _AHEAD = 16 * 1024  # bytes of a mapped segment whose pages are faulted in together
 _LOOK = 4096  # bytes of records between two looks at what a call costs
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
-_RETRY_NS = 1_000_000_000
 
 
 class Journal:
@@ -191,7 +190,7 @@ class Journal:
             self._make_room()
             buffer, file = self._create(first)
         except OSError as error:
-            self._blocked_until = now + _RETRY_NS
+            self._blocked_until = now + RETRY_NS
             self.limit = 0
             self.offset = records.SEGMENT_BYTES
             self._warn("disk_full", f"points are dropped: cannot write to {self.folder}: {error.strerror or error}")
@@ -295,6 +294,6 @@ class Journal:
                 self.offset = records.SEGMENT_BYTES
             raise
         self.offset = records.SEGMENT_BYTES  # whatever came of it, go on in a new segment
-        self._blocked_until = time.monotonic_ns() + _RETRY_NS
+        self._blocked_until = time.monotonic_ns() + RETRY_NS
         self._drop(points)
         return False

@@ -46,7 +46,7 @@ _END_AT, _END = 768, 256  # how the rank ended, as JSON, where the journal had n
 _NAMES_AT = 1024
 _NAME = 48
 MAX_PHASES = (SIZE - _NAMES_AT) // _NAME
-_RETRY_NS = 1_000_000_000
+RETRY_NS = 1_000_000_000  # until a disk that was full is tried again
 
 
 class Live:
@@ -132,7 +132,7 @@ class Live:
                 os.pwrite(self._file, self.page[:_ACKED_AT], 0)
                 os.pwrite(self._file, self.page[_SAMPLES_AT:], _SAMPLES_AT)
             except OSError:
-                self._blocked_until = time.monotonic_ns() + _RETRY_NS
+                self._blocked_until = time.monotonic_ns() + RETRY_NS
 
     def _read(self) -> bytes | mmap.mmap | bytearray:
         if self._file >= 0:
